@@ -1,0 +1,1 @@
+"""Generative models, one file each, and the data that they learn from."""

@@ -1,0 +1,174 @@
+"""The contract between one algorithm file and the platform.
+
+An algorithm file subclasses `Algorithm` once and fills in what its source needs:
+
+===========  =====================================================================
+every one    ``Config``, ``check``, ``__init__`` (the network or table), ``update``
+environment  ``act``; ``process`` where a rollout is not yet the batch
+data         ``evaluate``; ``sample``, ``reconstruct`` where the model has them
+model        ``sweep`` (a slice of the states), ``act`` for the evaluation
+===========  =====================================================================
+
+The platform gives it everything else: where it runs, when it is called, its random numbers, its
+device, its replay, its checkpoints (every attribute, see `rlgen.state`) and its metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import gymnasium as gym
+import numpy as np
+import scipy.sparse
+import torch
+from torch import nn
+
+from rlgen.config import Hyperparameters, NetworkConfig, Source
+from rlgen.errors import ConfigError
+from rlgen.replay import ReplayPlan
+
+Metrics = Mapping[str, "float | torch.Tensor"]
+
+
+class Model(Protocol):
+    """An exact Markov decision process of S states and A actions (`rlgen.envs.mdp.MDP`)."""
+
+    @property
+    def transitions(self) -> scipy.sparse.csr_array:
+        """P as ``(S * A, S)`` float64: row ``s * A + a`` holds p(. | s, a)."""
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """Expected reward r(s, a) as ``(S, A)`` float64."""
+
+    @property
+    def terminal(self) -> np.ndarray:
+        """``(S,)`` bool; the value of a terminal state is 0."""
+
+    @property
+    def start(self) -> np.ndarray:
+        """``(S,)`` float64, the distribution of the first state."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an algorithm is set: spaces of one environment, an exact model, or a data set."""
+
+    observation_space: gym.Space[Any] | None = None
+    action_space: gym.Space[Any] | None = None
+    model: Model | None = None
+    data_mean: np.ndarray | None = None  # (d,) float32 mean of the training rows, in [0, 1]
+    data_shape: tuple[int, ...] = ()  # of one row before flattening, such as (28, 28)
+    network: NetworkConfig | None = None
+    normalize_observation: bool = False
+
+
+class Algorithm:
+    """Base of every algorithm; one level of inheritance, no more.
+
+    Attributes:
+        config: its hyper-parameters.
+        problem: what it is set.
+        rng: its own NumPy random stream. Torch's global generator is its own too: the platform
+            swaps it in around every call, so ``torch.randn`` gives the same on every backend.
+        env_steps: environment steps of the whole run when this rollout began (for schedules).
+        converged: set by ``update`` to end the run.
+        replay: set in ``__init__`` by algorithms that learn from a replay; ``update`` then
+            receives its minibatches, as often as the plan owes them.
+    """
+
+    Config: ClassVar[type[Hyperparameters]] = Hyperparameters
+    source: ClassVar[Source] = "environment"
+    modes: ClassVar[tuple[str, ...]] = ("sync",)
+    uses_network: ClassVar[bool] = False
+    #: The attribute that travels to the workers as the flat weights: a module, or an array. With
+    #: a module, batches and observations arrive as torch tensors; with an array, as NumPy arrays.
+    shared: ClassVar[str] = "network"
+    #: Axis along which the batches of several workers are joined.
+    batch_axis: ClassVar[int] = 1
+
+    def __init__(self, config: Any, problem: Problem, rng: np.random.Generator) -> None:
+        self.config = config
+        self.problem = problem
+        self.rng = rng
+        self.env_steps = 0
+        self.converged = False
+        self.replay: ReplayPlan | None = None
+
+    @classmethod
+    def check(cls, problem: Problem) -> None:
+        """Refuse a problem that the algorithm cannot solve, before anything is started.
+
+        Raises:
+            ConfigError: names the key, what was given and what was expected.
+        """
+
+    def act(self, observation: Any, greedy: bool) -> dict[str, Any]:
+        """Choose actions for observations ``(B, ...)``.
+
+        Returns columns of B rows: ``"action"``, and whatever else the batch should carry (such as
+        ``"log_prob"``). ``greedy`` is set by the evaluation: no exploration.
+        """
+        raise ConfigError(f"{type(self).__name__} does not act in environments")
+
+    def process(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Turn what a worker produced into the batch that the learner receives (on the worker)."""
+        return batch
+
+    def sweep(self, first: int, last: int) -> dict[str, np.ndarray]:
+        """Columns for the states ``first <= s < last`` of the model (on the worker)."""
+        raise ConfigError(f"{type(self).__name__} does not sweep a model")
+
+    def update(self, batch: dict[str, Any]) -> Metrics:
+        """Learn from one batch (on the learner) and return metrics."""
+        raise ConfigError(f"{type(self).__name__} does not learn")
+
+    def evaluate(self, batch: dict[str, Any]) -> Metrics:
+        """Per-row figures of held-out rows, ``{"metric": (n,)}``; the first one is the score."""
+        raise ConfigError(f"{type(self).__name__} does not evaluate data")
+
+    def sample(self, n: int) -> torch.Tensor:
+        """Draw ``(n, d)`` rows in data space."""
+        raise ConfigError(f"{type(self).__name__} does not sample")
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """Reconstruct rows ``(n, d)``."""
+        raise ConfigError(f"{type(self).__name__} does not reconstruct")
+
+    @property
+    def on_tensors(self) -> bool:
+        """Whether the shared weights are a module, so that batches arrive as tensors."""
+        return isinstance(getattr(self, self.shared), nn.Module)
+
+
+def read_weights(algorithm: Algorithm) -> np.ndarray:
+    """The shared weights as a flat vector of their own dtype (a copy)."""
+    shared = getattr(algorithm, algorithm.shared)
+    if isinstance(shared, nn.Module):
+        tensors = [t.detach().reshape(-1) for t in _tensors(shared)]
+        return torch.cat(tensors).cpu().numpy() if tensors else np.empty(0, np.float32)
+    return np.array(shared).reshape(-1)
+
+
+def write_weights(algorithm: Algorithm, weights: np.ndarray) -> None:
+    """Set the shared weights from a flat vector.
+
+    Raises:
+        ValueError: the vector has another length.
+    """
+    shared = getattr(algorithm, algorithm.shared)
+    if not isinstance(shared, nn.Module):
+        shared[...] = weights.reshape(shared.shape)
+        return
+    tensors = list(_tensors(shared))
+    flat = torch.tensor(weights)  # a copy: the vector may be read-only shared memory
+    with torch.no_grad():
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    """Parameters and floating-point buffers, in a fixed order."""
+    return [*module.parameters(), *(b for b in module.buffers() if b.is_floating_point())]

@@ -1,0 +1,151 @@
+"""The Python API: train, resume and load, as the command line does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlgen import checkpoint, config, rundir
+from rlgen.algorithm import Algorithm, write_weights
+from rlgen.config import Experiment
+from rlgen.errors import ConfigError
+from rlgen.evaluation import Evaluation, Evaluator
+from rlgen.problem import build, role_seed
+from rlgen.scheduler import Scheduler, Summary, read_run_part
+from rlgen.rollout import act
+
+#: Sections that a resumed run may change; the others would make it another experiment.
+RESUMABLE = ("scheduler", "stop", "evaluation", "checkpoint", "tracking")
+
+
+def warn(message: str) -> None:
+    """Print a warning."""
+    print(f"rlgen: {message}", file=sys.stderr)
+
+
+def train(
+    experiment: str | Mapping[str, Any] | Experiment,
+    overrides: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Run:
+    """Train and return the finished run.
+
+    Args:
+        experiment: a ready configuration's name, a YAML file, its plain data, or an `Experiment`.
+        overrides: dotted keys, such as ``{"stop.env_steps": 10_000}``.
+        **more: overrides of undotted keys, such as ``seed=3``.
+
+    Raises:
+        RlgenError: anything that one message explains.
+    """
+    if isinstance(experiment, Experiment):
+        plain = experiment.dump()
+    elif isinstance(experiment, str):
+        plain = config.read_config(experiment)
+    else:
+        plain = dict(experiment)
+    plain = config.set_keys(plain, {**(overrides or {}), **more})
+    scheduler = Scheduler(config.resolve_experiment(plain), warn=warn)
+    summary = scheduler.run()
+    return Run(scheduler.run_dir, summary)
+
+
+def prepare_resume(
+    run_dir: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = warn,
+) -> tuple[Experiment, Path]:
+    """The experiment and the checkpoint with which a run goes on.
+
+    Raises:
+        CheckpointError: not a run, or no undamaged checkpoint.
+        ConfigError: an override that would make it another experiment.
+    """
+    path = Path(run_dir)
+    for key in overrides or {}:
+        if key.partition(".")[0] not in RESUMABLE:
+            raise ConfigError(
+                f"{key}: a resumed run may change {', '.join(RESUMABLE)}; start a new run for this"
+            )
+    plain = config.set_keys(rundir.read_plain(path), overrides or {})
+    return config.resolve_experiment(plain), checkpoint.latest(path / rundir.CHECKPOINTS, say)
+
+
+def resume(run_dir: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
+    """Go on with a run from its latest checkpoint.
+
+    Raises:
+        RlgenError: as `prepare_resume` and `train`.
+    """
+    experiment, folder = prepare_resume(run_dir, overrides)
+    summary = Scheduler(experiment, warn=warn).run(Path(run_dir), folder)
+    return Run(Path(run_dir), summary)
+
+
+def load(run_dir: str | Path) -> Run:
+    """Open a run on disk, to act, sample or evaluate with its latest weights.
+
+    Raises:
+        CheckpointError: not a run, or no undamaged checkpoint.
+    """
+    return Run(Path(run_dir))
+
+
+class Run:
+    """A run on disk: its summary, and its algorithm with the latest weights."""
+
+    def __init__(self, run_dir: Path, summary: Summary | None = None) -> None:
+        self.dir = run_dir
+        self.experiment = rundir.read_experiment(run_dir)
+        self.summary = summary if summary is not None else rundir.read_summary(run_dir)
+        self.checkpoint = checkpoint.latest(run_dir / rundir.CHECKPOINTS, warn)
+        read_run_part(self.checkpoint, self.experiment)
+        _, arrays = checkpoint.read_part(self.checkpoint, "weights")
+        self.weights = arrays["weights"]
+        self._algorithm: Algorithm | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.dir)!r})"
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The algorithm with the run's weights."""
+        if self._algorithm is None:
+            self._algorithm = build(self.experiment, self.experiment.seed)
+            write_weights(self._algorithm, self.weights)
+        return self._algorithm
+
+    def act(self, observation: Any) -> Any:
+        """The greedy action for one observation, in the environment's own form."""
+        space = self.algorithm.problem.action_space
+        batch = np.asarray(observation)[None]
+        action = act(self.algorithm, batch, greedy=True)["action"][0]
+        return action if getattr(space, "shape", ()) else action.item()
+
+    def sample(self, n: int) -> np.ndarray:
+        """``(n, *shape)`` draws of a generative model."""
+        with torch.no_grad():
+            rows = self.algorithm.sample(n).numpy()
+        return rows.reshape(n, *self.algorithm.problem.data_shape)
+
+    def evaluate(
+        self, episodes: int | None = None, split: str = "test", tick: int = 0
+    ) -> Evaluation:
+        """Greedy episodes, or figures on a split of the data: mean, std, count.
+
+        Args:
+            episodes: how many; None for as many as in training.
+            split: of the data: ``"validation"`` or ``"test"``.
+            tick: another number, other episodes.
+        """
+        changes: dict[str, Any] = {"scheduler": {}}  # the evaluator alone, in this process
+        if episodes is not None:
+            changes["evaluation.episodes"] = episodes
+        experiment = config.resolve_experiment(config.set_keys(self.experiment.dump(), changes))
+        evaluator = Evaluator(experiment, role_seed(experiment.seed, "evaluator"))
+        return evaluator.evaluate(self.weights, tick, split)

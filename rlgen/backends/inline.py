@@ -1,0 +1,62 @@
+"""The inline backend: every actor in this process, every call made at once. Needs no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlgen.backends.host import Host
+
+
+class Done:
+    """A call's result, already there; passed on by reference like an object of Ray's store."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class InlineBackend:
+    """Actors are plain objects; futures are results."""
+
+    def spawn(
+        self, name: str, target: str, args: tuple[Any, ...], seed: int, threads: int, **_: float
+    ) -> Host:
+        """The host of ``package.module:Class`` (CPUs and GPUs need no reservation here)."""
+        return Host(target, args, seed, threads)
+
+    def start(self, actor: Host) -> Done:
+        """Construct the actor inside its host."""
+        actor.start()
+        return Done(None)
+
+    def call(self, actor: Host, method: str, *args: Any, returns: int = 1) -> Any:
+        """Call a method now; ``returns`` results as as many futures."""
+        given = [arg.value if isinstance(arg, Done) else arg for arg in args]
+        result = actor.call(method, *given)
+        return [Done(part) for part in result] if returns > 1 else Done(result)
+
+    def put(self, value: Any) -> Done:
+        """A future of a value that the driver has."""
+        return Done(value)
+
+    def wait(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
+        """The futures that are ready: all of them."""
+        return list(futures)
+
+    def get(self, future: Done) -> Any:
+        """The value of a future."""
+        return future.value
+
+    def random(self, actor: Host) -> Done:
+        """The actor's torch random state."""
+        return Done(actor.random())
+
+    def set_random(self, actor: Host, state: Any) -> None:
+        """Set the actor's torch random state."""
+        actor.set_random(state)
+
+    def kill(self, actor: Host) -> None:
+        """Nothing to end: the actor shares this process."""
+
+    def shutdown(self) -> None:
+        """Nothing was started."""

@@ -1,0 +1,128 @@
+"""Checkpoints: directories written aside, synced and renamed, with a sha256 manifest.
+
+``<run>/checkpoints/<cycle>/`` holds named parts, each a ``.safetensors`` file of its arrays and a
+``.json`` file of the rest, and ``manifest.json`` with the sha256 of every file, written last. A
+flipped byte would load silently, so the hashes are checked before anything is believed; when the
+newest checkpoint is damaged the one before it is used. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from rlgen.errors import CheckpointError
+
+Part = tuple[Any, dict[str, np.ndarray]]  # JSON data, arrays
+MANIFEST = "manifest.json"
+
+
+def write_part(folder: Path, name: str, plain: Any, arrays: dict[str, np.ndarray]) -> None:
+    """Write one part into a checkpoint that is being made."""
+    (folder / f"{name}.json").write_text(json.dumps(plain))
+    if arrays:
+        save_file(
+            {k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / f"{name}.safetensors"
+        )
+
+
+def read_part(folder: Path, name: str) -> Part:
+    """Read one part of a verified checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint has no such part.
+    """
+    plain, arrays = folder / f"{name}.json", folder / f"{name}.safetensors"
+    if not plain.is_file():
+        raise CheckpointError(f"{folder}: no part {name!r} in this checkpoint")
+    return json.loads(plain.read_text()), load_file(arrays) if arrays.is_file() else {}
+
+
+def write(folder: Path, name: str, fill: Callable[[Path], None], keep: int) -> Path:
+    """Write checkpoint ``folder/name`` atomically, keeping the ``keep`` latest.
+
+    ``fill`` writes the parts into the directory it is given. A crash at any point leaves the
+    earlier checkpoints whole: the new one gets its name only once everything is on disk.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    aside, final = folder / f".{name}.partial", folder / name
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        fill(aside)
+        hashes = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
+        (aside / MANIFEST).write_text(json.dumps({"sha256": hashes}, indent=1))
+        for path in aside.iterdir():
+            _sync(path)
+        _sync(aside)
+        shutil.rmtree(final, ignore_errors=True)  # the same cycle, written again
+        aside.rename(final)
+        _sync(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    for old in _candidates(folder)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def latest(folder: Path, warn: Callable[[str], None]) -> Path:
+    """The newest undamaged checkpoint in ``folder``; ``warn`` is told of damaged ones.
+
+    Raises:
+        CheckpointError: there is none, or all are damaged.
+    """
+    found = _candidates(folder)
+    if not found:
+        raise CheckpointError(f"{folder}: no checkpoint here; has the run written one yet?")
+    problems = []
+    for path in found:
+        problem = _damage(path)
+        if problem is None:
+            if problems:
+                warn(f"checkpoint damaged: {'; '.join(problems)}; using {path} instead")
+            return path
+        problems.append(f"{path}: {problem}")
+    raise CheckpointError(f"every checkpoint is damaged: {'; '.join(problems)}")
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Complete checkpoints, newest first (names are zero-padded counters)."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if not p.name.startswith(".")), reverse=True)
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        hashes = json.loads((path / MANIFEST).read_text())["sha256"]
+    except (OSError, ValueError, KeyError):
+        return f"{MANIFEST} is missing or unreadable"
+    for name, expected in hashes.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if _sha256(file) != expected:
+            return f"{name} does not match its sha256 (cut short or altered)"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

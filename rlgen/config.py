@@ -1,0 +1,343 @@
+"""The typed configuration of an experiment, its YAML files and its overrides.
+
+An experiment is one YAML file: an algorithm with its hyper-parameters, an environment or a data
+set, and how to run, stop, evaluate, store and track it. `load_experiment` merges the file with
+``key=value`` overrides, refuses what is unknown, out of range or contradictory, and fills in every
+default, so that the resolved configuration that a run stores leaves nothing implicit.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rlgen import registry
+from rlgen.errors import ConfigError, did_you_mean
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Hyperparameters(Section):
+    """Base of every algorithm's own hyper-parameters: one typed field each."""
+
+
+class EnvConfig(Section):
+    """The environment that the workers step."""
+
+    id: str = Field(description="a Gymnasium id, also as 'package:Env-v0'")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="passed to the environment")
+    num_envs: Positive = Field(8, description="environments per rollout worker")
+    frame_stack: Positive = Field(1, description="latest observations joined into one")
+    normalize_observation: bool = Field(False, description="by running mean and deviation")
+
+
+class DataConfig(Section):
+    """The data set that the workers read."""
+
+    name: str = Field(
+        description="digits, mnist or another IDX folder, openml:NAME, FILE.npz, or a 2-D density"
+    )
+    root: Path | None = Field(None, description="folder of the IDX data sets; else RLGEN_DATA")
+    binarize: bool = Field(False, description="pixels above one half become 1, the others 0")
+    size: Positive = Field(10_000, description="rows drawn of a synthetic density")
+    validation: Fraction = Field(0.1, description="share of the training rows held out")
+    test: Fraction = Field(0.1, description="share held out where there is no test set of its own")
+
+
+class NetworkConfig(Section):
+    """The hidden layers of a network."""
+
+    hidden: list[Positive] = Field(default_factory=lambda: [64, 64], description="layer widths")
+    activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu", "sigmoid"] = "tanh"
+
+
+class SchedulerConfig(Section):
+    """How many of what run where."""
+
+    backend: Literal["inline", "ray"] = "inline"
+    workers: Positive = Field(1, description="rollout, data or model workers")
+    mode: Literal["sync", "async"] = "sync"
+    address: str = Field("local", description="'local', 'auto' or host:port of a Ray cluster")
+    max_lag: Positive | None = Field(
+        None, description="async: older batches are dropped (versions)"
+    )
+    worker_threads: Positive = 1
+    learner_threads: Positive = 1
+    worker_cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="logical CPUs per worker")
+    learner_cpus: Annotated[float, Field(gt=0)] = 1.0
+    learner_gpus: Annotated[int, Field(ge=0, le=1)] = 0
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        300.0, description="a worker that is silent for longer counts as dead (seconds)"
+    )
+    max_restarts: Annotated[int, Field(ge=0)] = Field(
+        3, description="dead workers replaced before the run ends"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.backend == "inline" and self.address != "local":
+            raise ValueError(f"address={self.address} needs backend=ray, not inline")
+        if self.max_lag is not None and self.mode == "sync":
+            raise ValueError("max_lag belongs to mode=async; a sync batch is never late")
+        return self
+
+
+class StopConfig(Section):
+    """The run ends at the first of these that holds."""
+
+    env_steps: Positive | None = None
+    updates: Positive | None = None
+    epochs: Positive | None = None
+    seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="wall clock")
+    target: float | None = Field(None, description="mean score of an evaluation")
+
+
+class EvaluationConfig(Section):
+    """Greedy episodes, or held-out data. ``every`` counts the run's clock (see `Experiment`)."""
+
+    every: Annotated[int, Field(ge=0)] = Field(0, description="clock ticks; 0: only at the end")
+    episodes: Positive = 20
+    max_steps: Positive = Field(10_000, description="an episode is cut after so many steps")
+
+
+class CheckpointConfig(Section):
+    """``every`` counts the run's clock; a checkpoint is always written at the end."""
+
+    every: Annotated[int, Field(ge=0)] = Field(0, description="clock ticks; 0: only at the end")
+    keep: Annotated[int, Field(ge=2)] = Field(2, description="latest ones kept")
+    replay: bool = Field(True, description="with the replay (a resumed run needs it to be equal)")
+
+
+class TrackingConfig(Section):
+    """``metrics.jsonl`` is always written; Weights & Biases when asked."""
+
+    every_s: Annotated[float, Field(ge=0)] = Field(0.2, description="least time between records")
+    wandb: Literal["off", "offline", "online"] = "off"
+    project: str = "rlgen"
+
+
+class RunConfig(Section):
+    """Where runs are written: ``<dir>/<experiment>/<run>/``."""
+
+    dir: Path = Path("runs")
+
+
+Source = Literal["environment", "data", "model"]
+CLOCKS: dict[Source, str] = {"environment": "env_steps", "data": "epochs", "model": "updates"}
+
+
+class Experiment(Section):
+    """One experiment, whole.
+
+    Intervals (``evaluation.every``, ``checkpoint.every``) count the run's clock: environment steps
+    where workers step environments, epochs where they read data, updates where they sweep a model.
+    """
+
+    name: str
+    algorithm: str = Field(description="a registered name, or package.module:Class")
+    hyperparameters: Hyperparameters
+    env: EnvConfig | None = None
+    data: DataConfig | None = None
+    network: NetworkConfig | None = None
+    scheduler: SchedulerConfig = SchedulerConfig()
+    stop: StopConfig = StopConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    run: RunConfig = RunConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @property
+    def source(self) -> Source:
+        """What the workers produce batches from."""
+        source: Source = registry.resolve(self.algorithm).source
+        return source
+
+    @property
+    def clock(self) -> str:
+        """The counter that intervals count."""
+        return CLOCKS[self.source]
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data for YAML and JSON, with every default; `Experiment` of it is equal."""
+        plain = self.model_dump(mode="json", exclude={"hyperparameters"})
+        plain["hyperparameters"] = self.hyperparameters.model_dump(mode="json")
+        return {key: plain[key] for key in type(self).model_fields if plain[key] is not None}
+
+
+def config_names() -> list[str]:
+    """The ready configurations, in order."""
+    folder = importlib.resources.files("rlgen.configs")
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """The plain data of a ready configuration, or of a YAML file given by its path.
+
+    Raises:
+        ConfigError: there is no such configuration, or it is not a YAML mapping.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise ConfigError(f"there is no configuration file {name!r}")
+        text, stem = path.read_text(), path.stem
+    else:
+        if name not in config_names():
+            raise ConfigError(
+                f"there is no configuration {name!r}{did_you_mean(name, config_names())}"
+            )
+        stem = name
+        text = importlib.resources.files("rlgen.configs").joinpath(f"{name}.yaml").read_text()
+    try:
+        plain = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{name}: expected a mapping of sections, found {type(plain).__name__}")
+    return {"name": stem, **plain}
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """``["a.b=1", ...]`` as ``{"a.b": 1, ...}``; values are read as YAML.
+
+    Raises:
+        ConfigError: an override without '=', or a value that is not YAML.
+    """
+    parsed = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {override!r}: expected key=value, such as seed=3")
+        try:
+            parsed[key] = yaml.safe_load(text) if text else None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{key}: {text!r} is not a YAML value") from error
+    return parsed
+
+
+def set_keys(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``plain`` with each dotted key of ``values`` set.
+
+    Raises:
+        ConfigError: a key that goes into a plain value.
+    """
+    result: dict[str, Any] = dict(plain)
+    for key, value in values.items():
+        *parents, leaf = key.split(".")
+        node = result
+        for parent in parents:
+            child = node.get(parent)
+            if child is not None and not isinstance(child, dict):
+                raise ConfigError(f"{key}: {parent!r} is a value, not a section")
+            node[parent] = dict(child or {})
+            node = node[parent]
+        node[leaf] = value
+    return result
+
+
+def load_experiment(name: str, overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment of a ready configuration or a YAML file, with overrides, checked and complete.
+
+    Raises:
+        ConfigError: anything unknown, of the wrong type, out of range or contradictory.
+    """
+    return resolve_experiment(set_keys(read_config(name), parse_overrides(overrides)))
+
+
+def resolve_experiment(plain: Mapping[str, Any]) -> Experiment:
+    """The experiment of plain data, checked and complete.
+
+    Raises:
+        ConfigError: as `load_experiment`.
+    """
+    plain = dict(plain)
+    if not isinstance(plain.get("algorithm"), str):
+        raise ConfigError("algorithm: missing; give the name of one (see 'rlgen list')")
+    algorithm = registry.resolve(plain["algorithm"])
+    _fill_sections(plain, algorithm)
+    given = plain.get("hyperparameters")
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"hyperparameters: expected a section, got {given!r}")
+    plain["hyperparameters"] = _validate(algorithm.Config, given or {}, "hyperparameters")
+    experiment: Experiment = _validate(Experiment, plain, "")
+    _check_stop(experiment)
+    if experiment.scheduler.mode not in algorithm.modes:
+        raise ConfigError(
+            f"scheduler.mode: {experiment.algorithm} runs only in mode {'/'.join(algorithm.modes)}"
+        )
+    return experiment
+
+
+def _fill_sections(plain: dict[str, Any], algorithm: Any) -> None:
+    """Refuse the sections that the algorithm has no use for; add those that it needs."""
+    uses = {
+        "env": algorithm.source in ("environment", "model"),
+        "data": algorithm.source == "data",
+        "network": algorithm.uses_network,
+    }
+    for key, used in uses.items():
+        if not used and plain.get(key) is not None:
+            raise ConfigError(f"{key}: {plain['algorithm']} has no use for this section; remove it")
+    if uses["network"] and plain.get("network") is None:
+        plain["network"] = {}
+    for key in ("env", "data"):
+        if uses[key] and plain.get(key) is None:
+            raise ConfigError(f"{key}: missing; {plain['algorithm']} needs one")
+
+
+def _check_stop(experiment: Experiment) -> None:
+    stop, source = experiment.stop, experiment.source
+    for key, owner in (("env_steps", "environment"), ("epochs", "data")):
+        if getattr(stop, key) is not None and source != owner:
+            raise ConfigError(
+                f"stop.{key}: {experiment.algorithm} counts {CLOCKS[source]}, not {key}"
+            )
+    if source != "model" and not stop.model_dump(exclude_none=True):
+        raise ConfigError("stop: give at least one condition, such as stop.seconds=60")
+    if stop.target is not None and experiment.evaluation.every == 0:
+        raise ConfigError("stop.target: needs evaluation.every, or it would never be looked at")
+
+
+def _validate(model: type[BaseModel], plain: Any, prefix: str) -> Any:
+    """``model`` of ``plain``; the first error as a short message with the nearest valid name."""
+    try:
+        return model.model_validate(plain)
+    except ValidationError as error:
+        # An unknown key often explains the missing one beside it: say that first.
+        details = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        detail = details[0]
+        location = [str(part) for part in detail["loc"]]
+        key = ".".join([prefix, *location] if prefix else location) or prefix
+        if detail["type"] == "extra_forbidden":
+            fields = _fields_at(model, location[:-1])
+            raise ConfigError(f"{key}: unknown key{did_you_mean(location[-1], fields)}") from None
+        if detail["type"] == "missing":
+            raise ConfigError(f"{key}: missing") from None
+        message = detail["msg"].removeprefix("Value error, ")
+        given = detail["input"]
+        shown = "" if isinstance(given, (Mapping, BaseModel)) else f" (got {given!r})"
+        raise ConfigError(f"{key}: {message[0].lower()}{message[1:]}{shown}") from None
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """The valid keys of the section at ``location``."""
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return list(model.model_fields)

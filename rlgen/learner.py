@@ -1,0 +1,138 @@
+"""The learner: hosts the algorithm, its device and its replay, and publishes new weights."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rlgen import checkpoint, state
+from rlgen.algorithm import Metrics, read_weights, write_weights
+from rlgen.batch import Batch, concatenate
+from rlgen.config import Experiment
+from rlgen.moments import mean_and_scale, merge_moments
+from rlgen.problem import build
+from rlgen.replay import Replay
+from rlgen.rollout import Info, to_tensors
+
+# Batches from Ray's object store are read-only; no algorithm writes into its batch.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+
+Report = dict[str, Any]
+NOT_REPLAYED = ("valid", "truncated")
+
+
+class Learner:
+    """An actor: turns batches into new weights."""
+
+    def __init__(self, experiment: Experiment, seed: int) -> None:
+        self.experiment = experiment
+        self.algorithm = build(experiment, seed)
+        self.device = "cuda" if experiment.scheduler.learner_gpus else "cpu"
+        for value in vars(self.algorithm).values():
+            if isinstance(value, nn.Module):
+                value.to(self.device)
+        plan = self.algorithm.replay
+        self.replay = Replay(plan, self.algorithm.rng) if plan else None
+        self.version = 0
+        self.updates = 0
+        self.moments: np.ndarray | None = None
+        self.latest: Metrics = {}
+
+    def weights(self) -> tuple[np.ndarray, int]:
+        """The flat shared weights and their version."""
+        return read_weights(self.algorithm), self.version
+
+    def update(self, infos: list[Info], *batches: Batch) -> tuple[np.ndarray, Report]:
+        """Learn from the batches of one cycle and publish the next version.
+
+        Args:
+            infos: what the workers said of each batch.
+            batches: one per worker, in the order of the workers.
+
+        Returns:
+            The new flat weights, and a report of a few numbers.
+        """
+        began = time.perf_counter()
+        lags = [self.version - info["version"] for info in infos]
+        parts = [dict(batch) for batch in batches]
+        self._normalise([part.pop("moments") for part in parts if "moments" in part])
+        batch = concatenate(parts, self.algorithm.batch_axis)
+        if self.replay is not None:
+            self.replay.insert(_rows(batch))
+        ingested = time.perf_counter()
+        self._learn(batch)
+        self.version += 1
+        weights = read_weights(self.algorithm)
+        ended = time.perf_counter()
+        return weights, {
+            "version": self.version,
+            "updates": self.updates,
+            "converged": self.algorithm.converged,
+            "lags": lags,
+            "seconds": {"ingest": ingested - began, "update": ended - ingested},
+            "ended": time.time(),
+        }
+
+    def _learn(self, batch: Batch) -> None:
+        """One update of a fresh batch, or as many of replayed ones as are owed."""
+        if self.replay is None:
+            self.latest = self.algorithm.update(self._columns(batch))
+            self.updates += 1
+            return
+        while self.replay.owes_update():
+            self.latest = self.algorithm.update(self._columns(self.replay.sample()))
+            self.updates += 1
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the latest update (apart from it, for reading waits for the device)."""
+        return {name: float(value) for name, value in self.latest.items()}
+
+    def _columns(self, batch: Batch) -> dict[str, Any]:
+        return to_tensors(batch, self.device) if self.algorithm.on_tensors else batch
+
+    def _normalise(self, parts: list[np.ndarray]) -> None:
+        """Merge the workers' moments of the observations into the network's encoder."""
+        for part in parts:
+            self.moments = part if self.moments is None else merge_moments(self.moments, part)
+        if parts and self.moments is not None:
+            mean, scale = mean_and_scale(self.moments)
+            encoder = self.algorithm.network.encoder  # type: ignore[attr-defined]
+            with torch.no_grad():
+                encoder.mean.copy_(torch.from_numpy(mean))
+                encoder.scale.copy_(torch.from_numpy(scale))
+
+    def adopt(self, weights: np.ndarray) -> None:
+        """Take the given weights, those that an evaluation found to reach the target."""
+        write_weights(self.algorithm, weights)
+        self.version += 1
+
+    def save(self, folder: str, with_replay: bool) -> None:
+        """Write the parts ``weights``, ``learner`` and ``replay`` of a checkpoint being made."""
+        path = Path(folder)
+        checkpoint.write_part(
+            path, "weights", {"version": self.version}, {"weights": read_weights(self.algorithm)}
+        )
+        own = state.capture(self, skip=("replay", "device", "latest"))
+        checkpoint.write_part(path, "learner", own.plain, own.arrays)
+        if self.replay is not None and with_replay:
+            ring = state.capture(self.replay, skip=("rng",))
+            checkpoint.write_part(path, "replay", ring.plain, ring.arrays)
+
+    def load(self, folder: str) -> None:
+        """Go on from a verified checkpoint; without a stored replay, from an empty one."""
+        path = Path(folder)
+        state.restore(self, *checkpoint.read_part(path, "learner"))
+        if self.replay is not None and (path / "replay.json").is_file():
+            state.restore(self.replay, *checkpoint.read_part(path, "replay"))
+
+
+def _rows(batch: Batch) -> Batch:
+    """The valid transitions of a rollout ``(T, B, ...)`` as rows, in order of time."""
+    valid = batch["valid"]
+    return {name: column[valid] for name, column in batch.items() if name not in NOT_REPLAYED}

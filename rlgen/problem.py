@@ -1,0 +1,55 @@
+"""From an experiment to the algorithm that solves it: what every actor builds first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlgen import registry
+from rlgen.algorithm import Algorithm, Problem
+from rlgen.config import Experiment
+from rlgen.envs.mdp import load_mdp
+from rlgen.envs.vector import probe
+from rlgen.generative import data
+
+#: Every role draws from a random stream of its own, derived from the experiment's seed.
+ROLES = ("learner", "worker", "evaluator")
+
+
+def role_seed(seed: int, role: str, index: int = 0, life: int = 0) -> int:
+    """The seed of one actor's stream; ``life`` counts its restarts."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(ROLES.index(role), index, life))
+    return int(sequence.generate_state(1, np.uint32)[0])
+
+
+def load_problem(experiment: Experiment) -> Problem:
+    """Open what the experiment names and describe it.
+
+    Raises:
+        ConfigError, DataError: it does not exist, or the algorithm cannot solve it.
+    """
+    if experiment.data is not None:
+        rows = data.load(experiment.data, experiment.seed)
+        problem = Problem(
+            data_mean=rows.mean(), data_shape=rows.shape, network=experiment.network
+        )
+    else:
+        assert experiment.env is not None  # the configuration has one of the two
+        observation_space, action_space = probe(experiment.env)
+        problem = Problem(
+            observation_space=observation_space,
+            action_space=action_space,
+            model=load_mdp(experiment.env) if experiment.source == "model" else None,
+            network=experiment.network,
+            normalize_observation=experiment.env.normalize_observation,
+        )
+    registry.resolve(experiment.algorithm).check(problem)
+    return problem
+
+
+def build(experiment: Experiment, seed: int) -> Algorithm:
+    """The experiment's algorithm, for one actor with the given seed."""
+    algorithm = registry.resolve(experiment.algorithm)
+    built: Algorithm = algorithm(
+        experiment.hyperparameters, load_problem(experiment), np.random.default_rng(seed)
+    )
+    return built

@@ -1,0 +1,65 @@
+"""A replay ring: preallocated columns, uniform minibatches, an integer account of updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlgen.batch import Batch, allocate, spec_of
+
+
+@dataclass(frozen=True)
+class ReplayPlan:
+    """How an algorithm learns from its replay.
+
+    Attributes:
+        capacity: transitions kept; the oldest are overwritten.
+        batch_size: transitions per update.
+        learning_starts: transitions stored before the first update.
+        updates_per_step: updates owed per environment step, as ``(updates, steps)`` integers.
+    """
+
+    capacity: int
+    batch_size: int
+    learning_starts: int
+    updates_per_step: tuple[int, int] = (1, 1)
+
+
+class Replay:
+    """The ring itself. Columns are allocated at the first insertion, from its shapes and dtypes."""
+
+    def __init__(self, plan: ReplayPlan, rng: np.random.Generator) -> None:
+        self.plan = plan
+        self.rng = rng
+        self.columns: Batch = {}
+        self.size = 0
+        self.next = 0
+        self.owed = 0  # in units of 1 / steps of an update
+
+    def insert(self, rows: Batch) -> None:
+        """Append rows ``(n, ...)``, oldest first, and credit the updates that they owe."""
+        count = len(next(iter(rows.values())))
+        if not self.columns:
+            one = {name: column[0] for name, column in rows.items()}
+            self.columns = allocate(spec_of(one, (self.plan.capacity,)))
+        kept = min(count, self.plan.capacity)  # of a longer batch only the latest fit
+        slots = (self.next + np.arange(count - kept, count)) % self.plan.capacity
+        for name, column in self.columns.items():
+            column[slots] = rows[name][count - kept :]
+        self.next = (self.next + count) % self.plan.capacity
+        self.size = min(self.size + count, self.plan.capacity)
+        if self.size >= self.plan.learning_starts:
+            self.owed += count * self.plan.updates_per_step[0]
+
+    def owes_update(self) -> bool:
+        """Whether an update is owed; if so, its cost leaves the account."""
+        if self.owed < self.plan.updates_per_step[1]:
+            return False
+        self.owed -= self.plan.updates_per_step[1]
+        return True
+
+    def sample(self) -> Batch:
+        """A uniform minibatch ``(batch_size, ...)``, drawn with replacement."""
+        rows = self.rng.integers(self.size, size=self.plan.batch_size)
+        return {name: column[rows] for name, column in self.columns.items()}

@@ -1,0 +1,149 @@
+"""Workers produce batches; here what all share, and the one that rolls out environments.
+
+A worker is an actor; the scheduler calls ``produce`` and gets a batch, whose reference goes on to
+the learner, and an ``info`` of a few numbers. A worker holds nothing that its constructor and the
+next weights do not bring back, but for episodes and epochs in progress (see `capture`).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlgen import state
+from rlgen.algorithm import Algorithm, write_weights
+from rlgen.batch import Batch, allocate, spec_of
+from rlgen.config import Experiment
+from rlgen.envs.vector import Environments
+from rlgen.errors import EnvironmentFailure, RlgenError
+from rlgen.moments import moments_of
+from rlgen.problem import build
+
+Info = dict[str, Any]
+Produced = tuple[Batch, Info]
+
+
+def to_tensors(columns: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
+    """Columns as torch tensors on a device; on the CPU they share the arrays' memory."""
+    return {
+        name: torch.from_numpy(column).to(device, non_blocking=True)
+        for name, column in columns.items()
+    }
+
+
+def to_arrays(columns: dict[str, Any]) -> Batch:
+    """Columns as NumPy arrays, whether they were tensors or arrays."""
+    return {
+        name: column.detach().cpu().numpy() if isinstance(column, torch.Tensor) else column
+        for name, column in columns.items()
+    }
+
+
+def act(algorithm: Algorithm, observation: np.ndarray, greedy: bool) -> Batch:
+    """The algorithm's columns for observations ``(B, ...)``, as arrays."""
+    if not algorithm.on_tensors:
+        return algorithm.act(observation, greedy)
+    with torch.no_grad():
+        return to_arrays(algorithm.act(torch.from_numpy(observation), greedy))
+
+
+class Worker:
+    """What the three kinds share: the algorithm, its weights, the clock, the checkpoint."""
+
+    def __init__(self, experiment: Experiment, index: int, seed: int) -> None:
+        self.experiment = experiment
+        self.index = index
+        self.algorithm = build(experiment, seed)
+        self.rng = self.algorithm.rng
+        self.version = -1
+        self.idle_since = time.time()
+
+    def produce(self, weights: np.ndarray, version: int, env_steps: int) -> Produced:
+        """One batch made with the given weights, and what the scheduler needs to know of it.
+
+        Args:
+            weights: flat shared weights; read only when ``version`` is new.
+            version: the learner's version of the weights.
+            env_steps: environment steps of the whole run so far, for exploration schedules.
+        """
+        began = time.time()
+        if version != self.version:
+            write_weights(self.algorithm, weights)
+            self.version = version
+        self.algorithm.env_steps = env_steps
+        seconds = {"waiting": began - self.idle_since}
+        batch, info = self._make(seconds)
+        self.idle_since = time.time()
+        info |= {"worker": self.index, "version": version, "seconds": seconds}
+        return batch, info | {"began": began, "ended": self.idle_since}
+
+    def _make(self, seconds: dict[str, float]) -> Produced:
+        """One batch and its info; adds to ``seconds`` where the time went."""
+        raise AssertionError("each kind of worker makes its own batches")
+
+    def _process(self, batch: Batch) -> Batch:
+        if self.algorithm.on_tensors:
+            return to_arrays(self.algorithm.process(to_tensors(batch)))
+        return self.algorithm.process(batch)
+
+    def capture(self) -> state.State:
+        """What a checkpoint keeps of this worker."""
+        return state.capture(self, skip=("algorithm", "version", "idle_since"))
+
+    def restore(self, plain: Any, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what a checkpoint kept."""
+        state.restore(self, plain, arrays)
+
+
+class RolloutWorker(Worker):
+    """Steps its environments with one batched forward each, straight into the batch."""
+
+    def __init__(self, experiment: Experiment, index: int, seed: int) -> None:
+        super().__init__(experiment, index, seed)
+        assert experiment.env is not None
+        self.config = experiment.env
+        self.env_seed = seed
+        self.env = Environments(self.config, self.config.num_envs, seed)
+        self.observation = self._guarded("reset", self.env.reset)
+
+    def _make(self, seconds: dict[str, float]) -> Produced:
+        steps = self.experiment.hyperparameters.rollout_steps  # type: ignore[attr-defined]
+        inference = environment = 0.0
+        batch: Batch = {}
+        for t in range(steps):
+            start = time.perf_counter()
+            columns = act(self.algorithm, self.observation, greedy=False)
+            acted = time.perf_counter()
+            step = self._guarded("step", self.env.step, columns["action"])
+            environment += time.perf_counter() - acted
+            inference += acted - start
+            columns |= step._asdict() | {"observation": self.observation}
+            self.observation = step.observation
+            if not batch:
+                batch = allocate(spec_of(columns, (steps,)))
+            for name, rows in columns.items():
+                batch[name][t] = rows
+        info: Info = {"env_steps": int(batch["valid"].sum()), "episodes": self.env.finished[:]}
+        self.env.finished.clear()
+        start = time.perf_counter()
+        produced = self._process(batch)
+        if self.config.normalize_observation:
+            produced = produced | {"moments": moments_of(batch["observation"][batch["valid"]])}
+        processing = time.perf_counter() - start
+        seconds |= {"inference": inference, "environment": environment, "process": processing}
+        return produced, info
+
+    def _guarded(self, doing: str, function: Any, *args: Any) -> Any:
+        """Call the environment; name worker, environment and seed when it raises."""
+        try:
+            return function(*args)
+        except RlgenError:
+            raise
+        except Exception as error:
+            raise EnvironmentFailure(
+                f"rollout worker {self.index}: environment {self.config.id!r} "
+                f"(seed {self.env_seed}) raised {type(error).__name__} in {doing}: {error}"
+            ) from error

@@ -1,0 +1,100 @@
+"""The directory of one run: ``<run.dir>/<experiment>/<run>/``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import rlgen
+from rlgen.config import Experiment, resolve_experiment
+from rlgen.errors import CheckpointError, ConfigError
+
+CONFIG, VERSIONS, SUMMARY = "config.yaml", "versions.json", "summary.json"
+CHECKPOINTS, PICTURES = "checkpoints", "pictures"
+PACKAGES = (
+    "torch",
+    "numpy",
+    "gymnasium",
+    "ray",
+    "scipy",
+    "scikit-learn",
+    "pydantic",
+    "safetensors",
+)
+
+
+def create(experiment: Experiment) -> Path:
+    """Make the directory of a new run, with its resolved configuration and the versions used.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    parent = experiment.run.dir / experiment.name
+    name = f"{stamp}-seed{experiment.seed}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1000):
+            run_dir = parent / (name if attempt == 0 else f"{name}-{attempt}")
+            try:
+                run_dir.mkdir()
+                break
+            except FileExistsError:
+                continue
+        write_config(run_dir, experiment)
+        (run_dir / VERSIONS).write_text(json.dumps(versions(), indent=1))
+    except OSError as error:
+        raise ConfigError(f"run.dir: cannot write to {str(parent)!r}: {error.strerror}") from error
+    return run_dir
+
+
+def write_config(run_dir: Path, experiment: Experiment) -> None:
+    """Store the resolved configuration, every default included."""
+    text = yaml.safe_dump(experiment.dump(), sort_keys=False)
+    (run_dir / CONFIG).write_text(text)
+
+
+def read_plain(run_dir: Path) -> dict[str, Any]:
+    """The stored configuration of a run, as plain data.
+
+    Raises:
+        CheckpointError: the directory is not a run.
+    """
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{str(run_dir)!r} is not a run: it has no {CONFIG}")
+    plain: dict[str, Any] = yaml.safe_load(path.read_text())
+    return plain
+
+
+def read_experiment(run_dir: Path) -> Experiment:
+    """The experiment of a run.
+
+    Raises:
+        CheckpointError: the directory is not a run.
+    """
+    return resolve_experiment(read_plain(run_dir))
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """The summary of a run, empty where it has not ended yet."""
+    path = run_dir / SUMMARY
+    summary: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return summary
+
+
+def versions() -> dict[str, str]:
+    """Versions of rlgen, Python and the packages that results depend on."""
+    found = {"rlgen": rlgen.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "missing"
+    return found

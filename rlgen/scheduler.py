@@ -1,0 +1,392 @@
+"""One run, from its first actor to its summary: the cycle, and what goes on around it.
+
+Around the cycle stand the evaluation (which never holds training up on the ray backend), the
+checkpoints, the records, and the conditions that end the run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlgen import checkpoint, rundir
+from rlgen.config import Experiment
+from rlgen.crew import Crew
+from rlgen.cycle import Counters, Cycle
+from rlgen.errors import CheckpointError, ConfigError
+from rlgen.generative import pictures
+from rlgen.plan import connect, make_plan
+from rlgen.problem import load_problem
+from rlgen.tracking import Tracker
+
+Summary = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """What a display shows, after every cycle."""
+
+    counters: dict[str, Any]
+    rate: float  # of the run's clock, per second
+    fraction: float  # of the nearest stop condition
+    seconds_left: float | None
+    latest: dict[str, Any]  # the newest figures
+    evaluation: dict[str, Any] | None
+
+
+@dataclass
+class Window:
+    """What has come in since the last record."""
+
+    began: float
+    ticks: float
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    lags: list[int] = field(default_factory=list)
+
+
+def no_display(progress: Progress) -> None:
+    """Show nothing."""
+
+
+class Scheduler:
+    """Runs one experiment; `interrupt` asks it to end after the cycle in hand."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        display: Callable[[Progress], None] = no_display,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        self.experiment = experiment
+        self.display = display
+        self._warn_user = warn
+        self.warnings: list[str] = []
+        self.run_dir = Path()
+        self.interrupted = False
+        self.evaluation: dict[str, Any] | None = None  # the latest one
+        self._evaluated_version = -1
+        self._pending: tuple[Any, Any, Counters] | None = None
+        self._reached: Any = None  # weights that reached the target
+        self._seconds: dict[str, Counter[str]] = {"worker": Counter(), "learner": Counter()}
+        self._latest: dict[str, Any] = {}
+
+    def interrupt(self) -> None:
+        """End the run after the cycle in hand, with a checkpoint."""
+        self.interrupted = True
+
+    def run(self, run_dir: Path | None = None, resume: Path | None = None) -> Summary:
+        """Run to the first stop condition and return the summary.
+
+        Args:
+            run_dir: of a run that goes on; None makes a new one, once everything has been checked.
+            resume: the verified checkpoint to go on from.
+
+        Raises:
+            RlgenError: anything that one message explains. What the run wrote stays.
+        """
+        load_problem(self.experiment)
+        plan = {role.name: role for role in make_plan(self.experiment)}
+        self.backend = connect(self.experiment, list(plan.values()))
+        tracker = None
+        try:
+            self.crew = Crew(self.experiment, self.backend, plan, self.warn)
+            self._start(resume)
+            self.run_dir = run_dir or rundir.create(self.experiment)
+            if resume is not None:
+                rundir.write_config(self.run_dir, self.experiment)
+                self.warnings.append(f"resumed from {resume}")
+            tracker = Tracker(self.run_dir, self.experiment, self.warn)
+            self.record = tracker.record
+            for message in self.warnings:
+                self.record("event", {"message": message})
+            summary = self._loop()
+            tracker.close(summary)
+            tracker = None
+            return summary
+        finally:
+            if tracker is not None:
+                tracker.close(None)
+            self.backend.shutdown()
+
+    def warn(self, message: str) -> None:
+        """Tell the user, and keep it in the run's records."""
+        self._warn_user(message)
+        if self.run_dir != Path():
+            self.record("event", {"message": message})
+        else:
+            self.warnings.append(message)
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def _loop(self) -> Summary:
+        self._began = time.monotonic() - self.cycle.counters.seconds
+        self._first = (self.ticks(), time.monotonic())
+        self._window = Window(time.monotonic(), self.ticks())
+        step = self.cycle.sync if self._sync else self.cycle.asynchronous
+        while (reason := self._stop_reason()) is None:
+            before = self.ticks()
+            step()
+            self.cycle.counters.seconds = time.monotonic() - self._began
+            self._evaluate(before)
+            self._checkpoint_if_due(before)
+            self._record_if_due()
+            self.display(self._progress())
+        return self._finish(reason)
+
+    @property
+    def _sync(self) -> bool:
+        return self.experiment.scheduler.mode == "sync"
+
+    def ticks(self) -> float:
+        """The run's clock: environment steps, epochs or updates."""
+        value: float = getattr(self.cycle.counters, self.experiment.clock)
+        return value
+
+    def _due(self, every: int, before: float) -> bool:
+        return every > 0 and self.ticks() // every > before // every
+
+    def _stop_reason(self) -> str | None:
+        if self.interrupted:
+            return "interrupted"
+        if self._reached is not None:
+            return "target"
+        if self.cycle.converged:
+            return "converged"
+        reached = self._fractions()
+        return next((name for name, fraction in reached.items() if fraction >= 1.0), None)
+
+    def _fractions(self) -> dict[str, float]:
+        """How far each budget is used up."""
+        budgets = self.experiment.stop.model_dump(exclude_none=True, exclude={"target"})
+        used = asdict(self.cycle.counters)
+        return {name: used[name] / budget for name, budget in budgets.items()}
+
+    def _finish(self, reason: str) -> Summary:
+        self.cycle.settle()
+        if reason == "interrupted":
+            self._pending = None
+        else:
+            self._collect(wait=True)
+        if self._reached is not None:
+            # The run's result is the weights that were evaluated, however much later that showed.
+            reason = "target"
+            self.crew.ask(self.crew.learner, "the learner", "adopt", self._reached)
+            self.cycle.weights = self._reached
+        elif reason != "interrupted" and self._evaluated_version != self.cycle.version:
+            self._launch_evaluation()
+            self._collect(wait=True)
+        self._record()
+        path = self._write_checkpoint()
+        if self.experiment.data is not None and reason != "interrupted":
+            self._save_pictures()
+        summary = self._summary(reason, path)
+        self.record("summary", summary)
+        (self.run_dir / rundir.SUMMARY).write_text(json.dumps(summary, indent=1))
+        return summary
+
+    def _summary(self, reason: str, path: Path) -> Summary:
+        counters = self.cycle.counters
+        rate = self._progress().rate
+        return {
+            "run_dir": str(self.run_dir),
+            "experiment": self.experiment.name,
+            "algorithm": self.experiment.algorithm,
+            "seed": self.experiment.seed,
+            **asdict(counters),
+            "wall_s": counters.seconds,
+            "env_steps_per_s": rate if self.experiment.clock == "env_steps" else 0.0,
+            "updates_per_s": counters.updates / max(counters.seconds, 1e-9),
+            "evaluation": self.evaluation,
+            "metrics": self._latest,
+            "stop_reason": reason,
+            "checkpoint": str(path),
+            **self._time_share(),
+        }
+
+    # --- what the cycle tells -------------------------------------------------------------------
+
+    def _observe(self, infos: list[dict[str, Any]], report: dict[str, Any]) -> None:
+        for info in infos:
+            self._seconds["worker"].update(info["seconds"])
+            for return_, length in info.get("episodes", ()):
+                self._window.returns.append(return_)
+                self._window.lengths.append(length)
+        self._seconds["learner"].update(report["seconds"])
+        self._window.lags += report["lags"]
+
+    def _record_if_due(self) -> None:
+        if time.monotonic() - self._window.began >= self.experiment.tracking.every_s:
+            self._record()
+
+    def _record(self) -> None:
+        """One line of metrics, of everything since the last one."""
+        self._latest |= self.crew.ask(self.crew.learner, "the learner", "metrics")
+        window, now = self._window, time.monotonic()
+        elapsed = max(now - window.began, 1e-9)
+        values: dict[str, Any] = asdict(self.cycle.counters)
+        values[f"{self.experiment.clock}_per_s"] = (self.ticks() - window.ticks) / elapsed
+        values |= (
+            {"lag_mean": float(np.mean(window.lags)), "lag_max": max(window.lags)}
+            if (window.lags)
+            else {}
+        )
+        if window.returns:
+            self._latest["episode_return"] = float(np.mean(window.returns))
+            self._latest["episode_length"] = float(np.mean(window.lengths))
+        self.record("train", values | self._latest)
+        self._window = Window(now, self.ticks())
+
+    def _progress(self) -> Progress:
+        first_ticks, since = self._first
+        rate = (self.ticks() - first_ticks) / max(time.monotonic() - since, 1e-9)
+        fraction = min(max(self._fractions().values(), default=0.0), 1.0)
+        done = fraction - self._first_fraction
+        elapsed = time.monotonic() - since
+        left = elapsed * (1.0 - fraction) / done if done > 0 else None
+        counters = asdict(self.cycle.counters)
+        return Progress(counters, rate, fraction, left, self._latest, self.evaluation)
+
+    def _time_share(self) -> dict[str, Any]:
+        """Where each role's time went, as shares of the run, and which of them held it up."""
+        wall = max(time.monotonic() - self._first[1], 1e-9)
+        count = self.experiment.scheduler.workers
+        share = {
+            "worker": {k: v / wall / count for k, v in self._seconds["worker"].items()},
+            "learner": {k: v / wall for k, v in self._seconds["learner"].items()},
+        }
+        busy = {
+            f"{role}: {what}": value
+            for role, parts in share.items()
+            for what, value in parts.items()
+            if what != "waiting"
+        }
+        # What is left is the driver's share: calls, records, waiting for the last worker.
+        busy["calls"] = max(0.0, 1.0 - max(sum(self._busy(parts)) for parts in share.values()))
+        return {"time_share": share, "bottleneck": max(busy, key=busy.__getitem__)}
+
+    @staticmethod
+    def _busy(parts: dict[str, float]) -> list[float]:
+        return [value for what, value in parts.items() if what != "waiting"]
+
+    # --- evaluation -----------------------------------------------------------------------------
+
+    def _evaluate(self, before: float) -> None:
+        self._collect(wait=False)
+        if self._due(self.experiment.evaluation.every, before) and self._reached is None:
+            self._collect(wait=True)  # one at a time, so that which is first to pass is certain
+            if self._reached is None:
+                self._launch_evaluation()
+
+    def _launch_evaluation(self) -> None:
+        weights, ticks = self.cycle.weights, int(self.ticks())
+        future = self.backend.call(self.crew.evaluator, "evaluate", weights, ticks)
+        self._evaluated_version = self.cycle.version
+        self._pending = (future, weights, replace(self.cycle.counters))
+
+    def _collect(self, wait: bool) -> None:
+        """Take the result of the pending evaluation, if it is there."""
+        if self._pending is None:
+            return
+        future, weights, counters = self._pending
+        if not wait and not self.backend.wait([future], 0):
+            return
+        self.evaluation = self.crew.answer(future, "the evaluator")
+        self._pending = None
+        self.record("evaluation", asdict(counters) | self.evaluation)
+        if self._target_met():
+            self._reached = weights
+
+    def _save_pictures(self) -> None:
+        """Samples and reconstructions of the final weights, where the model makes them."""
+        assert self.experiment.data is not None
+        shown = self.crew.ask(self.crew.evaluator, "the evaluator", "pictures", self.cycle.weights)
+        pictures.save_all(self.run_dir / rundir.PICTURES, shown)
+
+    # --- checkpoints ----------------------------------------------------------------------------
+
+    def _checkpoint_if_due(self, before: float) -> None:
+        if self._due(self.experiment.checkpoint.every, before):
+            self.cycle.settle()
+            self._write_checkpoint()
+
+    def _write_checkpoint(self) -> Path:
+        config = self.experiment.checkpoint
+
+        def fill(folder: Path) -> None:
+            crew = self.crew
+            crew.ask(crew.learner, "the learner", "save", str(folder), config.replay)
+            states = crew.capture() if self._sync else []
+            for index, own in enumerate(states):
+                checkpoint.write_part(folder, f"worker-{index}", own.plain, own.arrays)
+            plain = {
+                "algorithm": self.experiment.algorithm,
+                "counters": asdict(self.cycle.counters),
+                "evaluation": self.evaluation,
+                "opaque": sorted({name for own in states for name in own.opaque}),
+            }
+            checkpoint.write_part(folder, "run", plain, crew.random())
+
+        folder = self.run_dir / rundir.CHECKPOINTS
+        return checkpoint.write(folder, f"{self.cycle.counters.cycles:010d}", fill, config.keep)
+
+    def _start(self, resume: Path | None) -> None:
+        """Start the crew, and go on from a checkpoint where there is one."""
+        if resume is None:
+            self.crew.start()
+            self.cycle = Cycle(self.crew, self._observe)
+            self._first_fraction = 0.0
+            return
+        plain, random = read_run_part(resume, self.experiment)
+        counters = Counters(**plain["counters"])
+        stored = len(list(resume.glob("worker-*.json")))
+        equal = self._sync and stored == self.experiment.scheduler.workers and not plain["opaque"]
+        # Workers that begin anew draw from streams of their own, not from their first ones again.
+        self.crew.start(life=0 if equal else counters.cycles)
+        self.crew.ask(self.crew.learner, "the learner", "load", str(resume))
+        self.backend.set_random(self.crew.learner, random["learner"])
+        if equal:
+            self.crew.restore(resume, random)
+        elif plain["opaque"]:
+            self.warn(
+                f"resume: {', '.join(plain['opaque'])} could not be stored, so episodes in "
+                "progress begin anew and the run will not equal an uninterrupted one"
+            )
+        elif self._sync:
+            self.warn(f"resume: {stored} workers before, so those of now begin anew")
+        self.cycle = Cycle(self.crew, self._observe)
+        self.cycle.counters = counters
+        self.evaluation = plain["evaluation"]
+        self._first_fraction = max(self._fractions().values(), default=0.0)
+        if reason := self._stop_reason() or self._target_met():
+            raise ConfigError(
+                f"stop.{reason}: this run is already there; to go on, give another, such as "
+                f"'rlgen resume RUN stop.{reason}=...'"
+            )
+
+    def _target_met(self) -> str | None:
+        target = self.experiment.stop.target
+        met = target is not None and self.evaluation and self.evaluation["mean"] >= target
+        return "target" if met else None
+
+
+def read_run_part(folder: Path, experiment: Experiment) -> checkpoint.Part:
+    """What a checkpoint says of its run.
+
+    Raises:
+        CheckpointError: it is of another algorithm.
+    """
+    plain, arrays = checkpoint.read_part(folder, "run")
+    if plain["algorithm"] != experiment.algorithm:
+        raise CheckpointError(
+            f"{folder}: a checkpoint of algorithm {plain['algorithm']!r}, not of "
+            f"{experiment.algorithm!r}"
+        )
+    return plain, arrays

@@ -1,0 +1,49 @@
+"""The workers that need no environment: parts of a data set, and sweeps of a model."""
+
+from __future__ import annotations
+
+import time
+
+from rlgen.config import Experiment
+from rlgen.generative import data
+from rlgen.rollout import Produced, Worker
+
+
+class DataWorker(Worker):
+    """Reads its part of every minibatch; the epochs depend on the experiment's seed only."""
+
+    def __init__(self, experiment: Experiment, index: int, seed: int) -> None:
+        super().__init__(experiment, index, seed)
+        assert experiment.data is not None
+        self.shard = data.Shard(
+            data.load(experiment.data, experiment.seed),
+            seed=experiment.seed,
+            batch_size=experiment.hyperparameters.batch_size,  # type: ignore[attr-defined]
+            worker=index,
+            workers=experiment.scheduler.workers,
+        )
+
+    def _make(self, seconds: dict[str, float]) -> Produced:
+        start = time.perf_counter()
+        rows = self.shard.next()
+        read = time.perf_counter()
+        batch = self._process({"x": rows})
+        seconds |= {"read": read - start, "process": time.perf_counter() - read}
+        return batch, {"samples": len(rows), "epochs": self.shard.epochs}
+
+
+class ModelWorker(Worker):
+    """Sweeps its slice of a model's states."""
+
+    def __init__(self, experiment: Experiment, index: int, seed: int) -> None:
+        super().__init__(experiment, index, seed)
+        assert self.algorithm.problem.model is not None
+        states = len(self.algorithm.problem.model.terminal)
+        workers = experiment.scheduler.workers
+        self.first, self.last = states * index // workers, states * (index + 1) // workers
+
+    def _make(self, seconds: dict[str, float]) -> Produced:
+        start = time.perf_counter()
+        batch = self.algorithm.sweep(self.first, self.last)
+        seconds["sweep"] = time.perf_counter() - start
+        return batch, {}

@@ -1,0 +1,80 @@
+"""Metrics of a run: ``metrics.jsonl`` is the truth, and what other sinks are fed from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rlgen.config import Experiment
+
+METRICS = "metrics.jsonl"
+
+
+class Tracker:
+    """Appends one JSON line per record, flushed at once, so that a kill loses nothing.
+
+    A sink that fails warns once and is left out; it never stops a run.
+    """
+
+    def __init__(self, run_dir: Path, experiment: Experiment, warn: Callable[[str], None]) -> None:
+        self._file = (run_dir / METRICS).open("a", encoding="utf-8")
+        self._warn = warn
+        self._wandb: Any = None
+        if experiment.tracking.wandb != "off":
+            self._guarded(lambda: self._start_wandb(run_dir, experiment))
+
+    def record(self, kind: str, values: dict[str, Any]) -> None:
+        """Write one record of a kind (``train``, ``evaluation``, ``event``, ``summary``)."""
+        line = json.dumps({"kind": kind, "time": round(time.time(), 3), **values})
+        self._file.write(line + "\n")
+        self._file.flush()
+        if self._wandb is not None:
+            # The run's own counters are the x axes: wandb drops rows whose step goes backwards.
+            flat = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+            self._guarded(lambda: self._wandb.log(flat))
+
+    def close(self, summary: dict[str, Any] | None) -> None:
+        """Close the file and finish the sinks."""
+        self._file.close()
+        if self._wandb is not None:
+            self._guarded(lambda: self._finish_wandb(summary))
+
+    def _start_wandb(self, run_dir: Path, experiment: Experiment) -> None:
+        import wandb
+
+        run = wandb.init(
+            project=experiment.tracking.project,
+            name=run_dir.name,
+            group=experiment.name,
+            dir=str(run_dir),
+            mode=experiment.tracking.wandb,  # type: ignore[arg-type]
+            config=experiment.dump(),
+            settings=wandb.Settings(silent=True),
+        )
+        run.define_metric("*", step_metric=f"train/{experiment.clock}")
+        self._wandb = run
+
+    def _finish_wandb(self, summary: dict[str, Any] | None) -> None:
+        self._wandb.summary.update(summary or {})
+        self._wandb.finish()
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever a third party's sink may raise
+            self._wandb = None
+            self._warn(f"tracking.wandb: {type(error).__name__}: {error}; going on without it")
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The records of a run, oldest first; a last line cut short by a kill is left out."""
+    records = []
+    for line in (run_dir / METRICS).read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records

@@ -11,6 +11,8 @@ from rlgen.config import Experiment
 from rlgen.errors import WorkerDied
 from rlgen.plan import Role, spawn
 
+START_TIMEOUT_S = 300.0  # imports and simulators may take long, where a request may not
+
 
 class Crew:
     """The learner, the evaluator and the workers of a run.
@@ -50,27 +52,29 @@ class Crew:
         named |= {self.name(index): worker for index, worker in enumerate(self.workers)}
         started = [(self.backend.start(actor), who) for who, actor in named.items()]
         for future, who in started:
-            self.answer(future, who)
+            self.answer(future, who, START_TIMEOUT_S)
 
     def name(self, worker: int) -> str:
         """What messages call a worker."""
         return f"{self.experiment.source} worker {worker}"
 
-    def answer(self, future: Any, who: str) -> Any:
+    def answer(self, future: Any, who: str, timeout_s: float | None = None) -> Any:
         """The value of a future, waited for no longer than ``scheduler.timeout_s``.
 
         Raises:
             WorkerDied: the actor's process ended, or it stayed silent.
         """
-        if not self.backend.wait([future], self.config.timeout_s):
-            raise self.silent(who)
+        if not self.backend.wait([future], timeout_s or self.config.timeout_s):
+            raise self.silent(who, timeout_s)
         try:
             return self.backend.get(future)
         except WorkerDied as error:
             raise WorkerDied(f"{who} died: {error}") from error
 
-    def silent(self, who: str) -> WorkerDied:
+    def silent(self, who: str, timeout_s: float | None = None) -> WorkerDied:
         """The error of an actor that has not answered in time."""
+        if timeout_s is not None:
+            return WorkerDied(f"{who} did not start within {timeout_s:g} s; is the cluster busy?")
         return WorkerDied(f"{who}: no answer for {self.config.timeout_s:g} s (scheduler.timeout_s)")
 
     def ask(self, actor: Any, who: str, method: str, *args: Any) -> Any:
@@ -94,7 +98,8 @@ class Crew:
         self.workers[worker] = spawn(
             self.backend, self.experiment, self.plan["worker"], worker, self.life + self.restarts
         )
-        self.answer(self.backend.start(self.workers[worker]), self.name(worker))
+        started = self.backend.start(self.workers[worker])
+        self.answer(started, self.name(worker), START_TIMEOUT_S)
 
     def random(self) -> dict[str, Any]:
         """The torch random states of the learner and the workers, by their names."""
@@ -117,3 +122,8 @@ class Crew:
             part = checkpoint.read_part(folder, f"worker-{index}")
             self.ask(worker, self.name(index), "restore", *part)
             self.backend.set_random(worker, random[f"worker-{index}"])
+
+    def seek(self, minibatches: int) -> None:
+        """Have data workers go on after so many minibatches, whoever read those."""
+        for index, worker in enumerate(self.workers):
+            self.ask(worker, self.name(index), "seek", minibatches)

@@ -7,11 +7,16 @@ from torch import Tensor
 
 
 def n_step_returns(
-    reward: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float
+    reward: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    gamma: float,
 ) -> Tensor:
-    """Discounted returns of a rollout of T steps, bootstrapped where it is cut (eq 14.8, 14.70).
+    """Discounted returns of a rollout of T steps, bootstrapped where it is cut.
 
-    In one backward pass, with s_{t+1} the true successor of row t,
+    In one backward pass (eq 14.55; bootstrapped as in eq 14.71), with s_{t+1} the true successor
+    of row t,
 
         R_t = r_t + gamma * 0              if row t terminated,
         R_t = r_t + gamma * V(s_{t+1})     if row t was truncated, or is the last one,
@@ -38,7 +43,10 @@ def n_step_returns(
     cut = (truncated | last) & ~terminated
     returns = reward + gamma * torch.where(cut, next_value, 0.0)
     carry = gamma * ~(cut | terminated)
-    rows, carries = returns.unbind(0), carry.unbind(0)  # views: the loop fills `returns`
+    rows, carries = (
+        returns.unbind(0),
+        carry.unbind(0),
+    )  # views: the loop fills `returns`
     for t in reversed(range(len(rows) - 1)):
         rows[t].addcmul_(carries[t], rows[t + 1])
     return returns

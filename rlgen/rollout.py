@@ -144,6 +144,6 @@ class RolloutWorker(Worker):
             raise
         except Exception as error:
             raise EnvironmentFailure(
-                f"rollout worker {self.index}: environment {self.config.id!r} "
+                f"environment worker {self.index}: environment {self.config.id!r} "
                 f"(seed {self.env_seed}) raised {type(error).__name__} in {doing}: {error}"
             ) from error

@@ -306,9 +306,16 @@ class Scheduler:
 
     def _save_pictures(self) -> None:
         """Samples and reconstructions of the final weights, where the model makes them."""
-        assert self.experiment.data is not None
+        shape = load_problem(self.experiment).data_shape
+        if not pictures.drawable(shape):
+            return
         shown = self.crew.ask(self.crew.evaluator, "the evaluator", "pictures", self.cycle.weights)
-        pictures.save_all(self.run_dir / rundir.PICTURES, shown)
+        folder = self.run_dir / rundir.PICTURES
+        folder.mkdir(exist_ok=True)
+        pictures.save_grid(folder / "samples.png", shown["samples"], shape)
+        pictures.save_reconstructions(
+            folder / "reconstructions.png", shown["originals"], shown["reconstructions"], shape
+        )
 
     # --- checkpoints ----------------------------------------------------------------------------
 
@@ -359,8 +366,10 @@ class Scheduler:
                 f"resume: {', '.join(plain['opaque'])} could not be stored, so episodes in "
                 "progress begin anew and the run will not equal an uninterrupted one"
             )
+        elif self.experiment.data is not None:
+            self.crew.seek(counters.cycles)
         elif self._sync:
-            self.warn(f"resume: {stored} workers before, so those of now begin anew")
+            self.warn(f"resume: {stored} workers before, so those of now begin new episodes")
         self.cycle = Cycle(self.crew, self._observe)
         self.cycle.counters = counters
         self.evaluation = plain["evaluation"]

@@ -31,6 +31,10 @@ class DataWorker(Worker):
         seconds |= {"read": read - start, "process": time.perf_counter() - read}
         return batch, {"samples": len(rows), "epochs": self.shard.epochs}
 
+    def seek(self, minibatches: int) -> None:
+        """Go on after so many minibatches of the experiment."""
+        self.shard.seek(minibatches)
+
 
 class ModelWorker(Worker):
     """Sweeps its slice of a model's states."""

@@ -66,8 +66,8 @@ def restore(target: object, plain: Any, arrays: dict[str, np.ndarray]) -> None:
         _decode_attributes(target, plain, arrays)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CheckpointError(
-            f"the checkpoint does not fit {type(target).__name__}: {error}; was it written by "
-            "another algorithm, network or environment?"
+            f"the checkpoint does not fit {type(target).__name__}: {' '.join(str(error).split())}; "
+            "was it written by another algorithm, network or environment?"
         ) from error
 
 

@@ -1,28 +1,16 @@
-"""The ray backend: every actor a Ray actor, on a local cluster of our own or on a given one."""
+"""The ray backend: every actor a Ray actor, on a private cluster or on a given one."""
 
 from __future__ import annotations
 
-import logging
-import os
-import secrets
-import socket
 from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from rlgen.backends import cluster
 from rlgen.backends.host import Host
-from rlgen.errors import ConfigError, RlgenError, WorkerDied
-
-_GIVEN = {key: os.environ.get(key) for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's future default; the old one warns
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_enable_metrics_collection": "0",
-}
+from rlgen.errors import WorkerDied
 
 
 class RayBackend:
@@ -33,50 +21,7 @@ class RayBackend:
     """
 
     def __init__(self, address: str, cpus: float, gpus: float) -> None:
-        os.environ.update(_QUIET)
-        options: dict[str, Any] = {
-            "log_to_driver": False,
-            "logging_level": logging.CRITICAL,
-            "configure_logging": False,
-        }
-        try:
-            if address == "local":
-                # Plain ray.init would join whatever cluster runs on a shared host. Ray's ports are
-                # reachable from other machines, so even a private cluster asks for a token.
-                _authenticate("token", secrets.token_hex(32))
-                ray.init(
-                    address="local",
-                    # Logical CPUs: a small machine may still run every actor of the plan.
-                    num_cpus=max(os.cpu_count() or 1, int(cpus) + 1),
-                    num_gpus=int(gpus),
-                    include_dashboard=False,
-                    _node_ip_address="127.0.0.1",
-                    **options,
-                )
-            else:
-                _authenticate(_GIVEN["RAY_AUTH_MODE"] or "disabled", _GIVEN["RAY_AUTH_TOKEN"])
-                _check_reachable(address)
-                ray.init(address=address, **options)
-                self._check_fits(cpus, gpus)
-        except (ConnectionError, RayError, ValueError, RuntimeError) as error:
-            self.shutdown()
-            raise ConfigError(
-                f"scheduler.address: no Ray cluster could be used at {address!r} "
-                f"({' '.join(str(error).split())[:200]}); start one with 'ray start --head', or "
-                "use address=local"
-            ) from error
-        except RlgenError:
-            self.shutdown()
-            raise
-
-    def _check_fits(self, cpus: float, gpus: float) -> None:
-        there = ray.cluster_resources()
-        for key, wanted in (("CPU", cpus), ("GPU", gpus)):
-            if wanted > there.get(key, 0.0):
-                raise ConfigError(
-                    f"scheduler: the plan needs {wanted:g} {key}s, the cluster has "
-                    f"{there.get(key, 0.0):g}; use fewer workers or smaller worker_cpus"
-                )
+        cluster.connect(address, cpus, gpus)
 
     def spawn(
         self,
@@ -144,28 +89,3 @@ class RayBackend:
     def shutdown(self) -> None:
         """Leave the cluster, or end it where it is our own."""
         ray.shutdown()
-
-
-def _authenticate(mode: str, token: str | None) -> None:
-    """Set Ray's authentication for this process and for what it starts.
-
-    Ray reads the environment once, when it is imported: tell it to read again.
-    """
-    os.environ["RAY_AUTH_MODE"] = mode
-    if token is None:
-        os.environ.pop("RAY_AUTH_TOKEN", None)
-    else:
-        os.environ["RAY_AUTH_TOKEN"] = token
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
-
-
-def _check_reachable(address: str) -> None:
-    """Fail within seconds where nobody listens (Ray itself would try for a minute)."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return  # 'auto' and the like: Ray knows
-    try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
-    except OSError as error:
-        raise ConnectionError(f"nobody answers at {host}:{port}: {error}") from error

@@ -1,0 +1,122 @@
+"""Ray clusters: a private one on this machine, or one that is already there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray._raylet import AuthenticationTokenLoader, Config
+from ray.exceptions import RayError
+
+from rlgen.errors import ConfigError
+
+_GIVEN = {key: os.environ.get(key) for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's future default; the old one warns
+    "RAY_enable_metrics_collection": "0",
+}
+
+
+def connect(address: str, cpus: float, gpus: float) -> None:
+    """Start a private cluster (``"local"``), or join the one at an address.
+
+    Args:
+        address: ``"local"``, ``"auto"`` or ``host:port``.
+        cpus, gpus: what the plan needs in all.
+
+    Raises:
+        ConfigError: there is no cluster at the address, or the plan does not fit on it.
+    """
+    os.environ.update(_QUIET)
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.CRITICAL,
+        "configure_logging": False,
+    }
+    try:
+        if address == "local":
+            # Plain ray.init would join whatever cluster runs on a shared host. Ray's ports are
+            # reachable from other machines, so even a private cluster asks for a token.
+            _authenticate("token", secrets.token_hex(32))
+            # The raylet's environment is its workers': what can be imported here can be there.
+            path = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))
+            with _environment("PYTHONPATH", path):
+                ray.init(
+                    address="local",
+                    # Logical CPUs: a small machine may still run every actor of the plan.
+                    num_cpus=max(os.cpu_count() or 1, int(cpus) + 1),
+                    num_gpus=int(gpus),
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    **options,
+                )
+        else:
+            _authenticate(_GIVEN["RAY_AUTH_MODE"] or "disabled", _GIVEN["RAY_AUTH_TOKEN"])
+            _check_reachable(address)
+            ray.init(address=address, **options)
+            _check_fits(cpus, gpus)
+    except (ConnectionError, RayError, ValueError, RuntimeError) as error:
+        ray.shutdown()
+        raise ConfigError(
+            f"scheduler.address: no Ray cluster could be used at {address!r} "
+            f"({' '.join(str(error).split())[:200]}); start one with 'ray start --head', or use "
+            "scheduler.address=local"
+        ) from error
+
+
+@contextlib.contextmanager
+def _environment(key: str, value: str) -> Iterator[None]:
+    """Set an environment variable for as long as the block runs."""
+    before = os.environ.get(key)
+    os.environ[key] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = before
+
+
+def _authenticate(mode: str, token: str | None) -> None:
+    """Set Ray's authentication for this process and for what it starts.
+
+    Ray reads the environment once, when it is imported: tell it to read again.
+    """
+    os.environ["RAY_AUTH_MODE"] = mode
+    if token is None:
+        os.environ.pop("RAY_AUTH_TOKEN", None)
+    else:
+        os.environ["RAY_AUTH_TOKEN"] = token
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _check_reachable(address: str) -> None:
+    """Fail within seconds where nobody listens (Ray itself would try for a minute)."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # 'auto' and the like: Ray knows
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise ConnectionError(f"nobody answers at {host}:{port}: {error}") from error
+
+
+def _check_fits(cpus: float, gpus: float) -> None:
+    there = ray.cluster_resources()
+    for key, wanted in (("CPU", cpus), ("GPU", gpus)):
+        if wanted > there.get(key, 0.0):
+            ray.shutdown()
+            raise ConfigError(
+                f"scheduler: the plan needs {wanted:g} {key}s, the cluster has "
+                f"{there.get(key, 0.0):g}; use fewer workers or smaller scheduler.worker_cpus"
+            )

@@ -1,0 +1,458 @@
+"""The command line: ``rlgen train CONFIG key=value ...`` and its relatives.
+
+Everything heavy is imported inside the commands, so that ``rlgen --help`` and mistakes are
+answered at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.resources
+import importlib.util
+import io
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rlgen import __version__
+from rlgen.errors import ConfigError, RlgenError, did_you_mean
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+
+    from rlgen.config import Experiment
+    from rlgen.scheduler import Scheduler, Summary
+
+USER_ERROR, BUG, INTERRUPTED = 2, 1, 130  # exit statuses; 130 is a shell's for Ctrl-C
+SPLITS = ("validation", "test")
+
+#: What Gymnasium registers whether or not the package behind it is installed.
+NEEDED_BY = {
+    "gymnasium.envs.box2d": "Box2D",
+    "gymnasium.envs.mujoco": "mujoco",
+    "gymnasium.envs.phys2d": "jax",
+    "gymnasium.envs.tabular": "jax",
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Reinforcement learning and generative modelling under one scheduler.",
+)
+console = Console(highlight=False)  # finds sys.stdout anew at every use
+
+ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="See 'rlgen list', or a .yaml")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: runs/NAME/RUN")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="key=value ...", help="Overrides, such as seed=3 stop.seconds=60"),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object as the last line of stdout"),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress")]
+
+
+@contextlib.contextmanager
+def replying(as_json: bool, debug: bool) -> Iterator[dict[str, Any]]:
+    """Around every command: its errors become one message and an exit status.
+
+    Yields the answer for the command to fill in. With ``as_json`` it is printed as the last line
+    of stdout, and everything else that is printed meanwhile goes to stderr.
+    """
+    answer: dict[str, Any] = {}
+    aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    status = 0
+    try:
+        with aside:
+            yield answer
+    except typer.Exit as exit_:
+        status = exit_.exit_code
+    except RlgenError as error:
+        status = _fail(answer, str(error), USER_ERROR, debug)
+    except KeyboardInterrupt as stop:
+        status = _fail(answer, str(stop) or "stopped", INTERRUPTED, debug)
+    except BrokenPipeError:
+        raise  # whoever read has gone, as 'head' does; typer ends quietly
+    except Exception as error:
+        hint = "" if debug else "; run again with --debug to see where"
+        status = _fail(answer, f"{type(error).__name__}: {error}{hint}", BUG, debug)
+    if as_json:
+        print(json.dumps(answer))
+    if status:
+        raise typer.Exit(status)
+
+
+def _fail(answer: dict[str, Any], message: str, status: int, debug: bool) -> int:
+    """Say what went wrong; called where an exception is being handled."""
+    if debug:
+        traceback.print_exc()
+    print(f"rlgen: {message}", file=sys.stderr)
+    answer["error"] = message
+    return status
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"rlgen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """What comes before a command (its help is the application's)."""
+
+
+@app.command()
+def train(
+    config: ConfigName,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train a configuration until it stops; Ctrl-C ends it with a checkpoint."""
+    with replying(as_json, debug) as answer:
+        from rlgen.config import load_experiment
+
+        _run(answer, load_experiment(config, overrides or ()), quiet)
+
+
+@app.command()
+def resume(
+    run: RunDir,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with a run from its latest checkpoint."""
+    with replying(as_json, debug) as answer:
+        from rlgen.api import prepare_resume
+        from rlgen.config import parse_overrides
+
+        experiment, checkpoint = prepare_resume(run, parse_overrides(overrides or ()), _warn)
+        _run(answer, experiment, quiet, run, checkpoint)
+
+
+@app.command("eval")
+def evaluate(
+    run: RunDir,
+    episodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Greedy episodes; as many as in training by default"),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of a data set: test (the default) or validation")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Evaluate the latest weights of a run: greedy episodes, or held-out data."""
+    with replying(as_json, debug) as answer:
+        from rlgen.api import load
+        from rlgen.display import score
+
+        if split is not None and split not in SPLITS:
+            raise ConfigError(f"--split: there is no {split!r}{did_you_mean(split, SPLITS)}")
+        loaded = load(run)
+        on_data = loaded.experiment.data is not None
+        if on_data and episodes is not None:
+            raise ConfigError(f"--episodes: {run} trains on data and has none; use --split")
+        if not on_data and split is not None:
+            raise ConfigError(f"--split: {run} trains in an environment; use --episodes")
+        evaluation = loaded.evaluate(episodes, split or "test")
+        answer |= {
+            "run_dir": str(run),
+            "checkpoint": str(loaded.checkpoint),
+            **evaluation,
+        }
+        print(score(evaluation))
+        for name, value in evaluation.items():
+            if isinstance(value, float) and name not in ("mean", "std"):
+                print(f"  {name} {value:.4f}")
+
+
+@app.command()
+def sample(
+    run: RunDir,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The PNG file to write")],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws")] = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Draw samples of a generative model into a picture."""
+    with replying(as_json, debug) as answer:
+        from rlgen.api import load
+
+        if output.suffix.lower() != ".png":
+            raise ConfigError(f"-o: expected a name that ends in .png, got {str(output)!r}")
+        if not output.parent.is_dir():
+            raise ConfigError(f"-o: there is no folder {str(output.parent)!r}")
+        loaded = load(run)
+        if loaded.experiment.data is None:
+            raise ConfigError(
+                f"sample: {run} trained the agent {loaded.experiment.algorithm}; only models of "
+                "data have samples (see 'rlgen eval' for an agent)"
+            )
+        import torch
+
+        from rlgen.generative import pictures
+
+        shape = loaded.algorithm.problem.data_shape
+        if not pictures.drawable(shape):
+            raise ConfigError(f"sample: rows of shape {shape} are neither images nor points")
+        torch.manual_seed(seed)
+        rows = loaded.sample(count).reshape(count, -1)
+        pictures.save_grid(output, rows, shape)
+        answer |= {
+            "run_dir": str(run),
+            "file": str(output),
+            "count": count,
+            "seed": seed,
+        }
+        print(f"{count} samples in {output}")
+
+
+@app.command("list")
+def list_(as_json: AsJson = False, debug: Debug = False) -> None:
+    """List the agents, models, environments and ready configurations."""
+    with replying(as_json, debug) as answer:
+        from rlgen import registry
+        from rlgen.config import config_names
+
+        answer |= {
+            "agents": {name: _describe(registry.AGENTS[name]) for name in registry.AGENTS},
+            "models": {name: _describe(registry.MODELS[name]) for name in registry.MODELS},
+            "environments": _environments(),
+            "configs": {name: _comment(name) for name in config_names()},
+        }
+        for heading in ("agents", "models", "configs"):
+            print(heading)
+            width = max(map(len, answer[heading]), default=0)
+            for name, text in answer[heading].items():
+                print(f"  {name:{width}}  {text}")
+        print("environments (or any other Gymnasium id, also as package:Env-v0)")
+        print(f"  {'  '.join(answer['environments'])}")
+
+
+@app.command()
+def show(
+    config: ConfigName,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Show a configuration with every default, and the plan: how many of what run where."""
+    with replying(as_json, debug) as answer:
+        import dataclasses
+
+        import yaml
+
+        from rlgen.config import load_experiment
+        from rlgen.plan import cores, make_plan
+
+        experiment = load_experiment(config, overrides or ())
+        plan = make_plan(experiment)
+        answer |= {
+            "config": experiment.dump(),
+            "plan": [dataclasses.asdict(role) for role in plan],
+            "cores": cores(),
+        }
+        print(yaml.safe_dump(answer["config"], sort_keys=False))
+        table = Table("role", "count", "CPUs", "GPUs", "threads", "task", box=None, pad_edge=False)
+        for role in plan:
+            sizes = (role.count, role.cpus, role.gpus, role.threads)
+            table.add_row(role.name, *(f"{size:g}" for size in sizes), role.task)
+        console.print(table)
+        scheduler = experiment.scheduler
+        if scheduler.backend == "inline":
+            print(f"inline: all in one process; this machine has {cores()} cores")
+        else:
+            where = "a private cluster here" if scheduler.address == "local" else scheduler.address
+            cpus = sum(role.count * role.cpus for role in plan)
+            print(f"ray on {where}: {cpus:g} CPUs in all; this machine has {cores()} cores")
+
+
+@app.command()
+def doctor(
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Also start a Ray cluster, and end it")
+    ] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check this machine: versions, Ray, GPU, data sets, whether runs can be written."""
+    with replying(as_json, debug) as answer:
+        from rlgen.doctor import examine
+
+        answer |= {"ok": True, "findings": []}
+        for finding in examine(start_ray=ray):
+            answer["ok"] &= finding.ok
+            entry = {"name": finding.name, "ok": finding.ok, "found": finding.found}
+            answer["findings"].append(
+                entry | ({"advice": finding.advice} if finding.advice else {})
+            )
+            print(f"{'ok' if finding.ok else 'problem':8} {finding.name}: {finding.found}")
+            if finding.advice:
+                print(f"{'':8} -> {finding.advice}")
+        if not answer["ok"]:
+            raise typer.Exit(1)
+
+
+# --- running ------------------------------------------------------------------------------------
+
+
+def _run(
+    answer: dict[str, Any],
+    experiment: Experiment,
+    quiet: bool,
+    run_dir: Path | None = None,
+    checkpoint: Path | None = None,
+) -> None:
+    """Train, and say what came of it."""
+    from rlgen.display import Display
+    from rlgen.scheduler import Scheduler
+
+    display = Display(experiment, console, quiet)
+    scheduler = Scheduler(experiment, display, _warn)
+    with _interruptible(scheduler), display:
+        try:
+            summary = scheduler.run(run_dir, checkpoint)
+        except KeyboardInterrupt:
+            began = scheduler.run_dir != Path()
+            rest = f"; its last checkpoint counts: {run_dir or scheduler.run_dir}" if began else ""
+            raise KeyboardInterrupt(f"stopped at once{rest}") from None
+    answer |= summary
+    _report(experiment, summary)
+    if summary["stop_reason"] == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _interruptible(scheduler: Scheduler) -> Iterator[None]:
+    """The first Ctrl-C ends the run after the cycle in hand, the second at once.
+
+    While the actors are still starting there is nothing to save, and the first ends it at once.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        # From here on Ctrl-C is the system's again: even a clean-up that hangs can be left, and
+        # Ray's processes end with this one.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    def finish(number: int, frame: object) -> None:
+        if scheduler.run_dir == Path():
+            stop(number, frame)
+        signal.signal(signal.SIGINT, stop)
+        scheduler.interrupt()
+        _warn("finishing the cycle in hand; Ctrl-C again stops at once")
+
+    before = signal.signal(signal.SIGINT, finish)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _report(experiment: Experiment, summary: Summary) -> None:
+    """What was reached, how fast, where the time went, and what to do next."""
+    from rlgen.display import number, outcome, time_table
+
+    clock, run_dir = experiment.clock, summary["run_dir"]
+    per_second = summary[clock] / max(summary["seconds"], 1e-9)
+    print(f"{experiment.name}: {outcome(experiment, summary)}")
+    counts = [f"{number(summary[name])} {name}" for name in dict.fromkeys((clock, "updates"))]
+    print(f"{', '.join(counts)} in {summary['seconds']:.1f} s ({number(per_second)} {clock}/s)")
+    console.print(time_table(summary))
+    print(f"bottleneck: {summary['bottleneck']}")
+    if summary["bottleneck"] == "calls" and experiment.scheduler.backend == "ray":
+        print("  so small a problem is faster with scheduler.backend=inline")
+    print(f"run: {run_dir}")
+    if summary["stop_reason"] == "interrupted":
+        print(f"resume with: rlgen resume {run_dir}")
+        return
+    print(f"next: rlgen eval {run_dir}")
+    if experiment.data is not None:
+        print(f"      rlgen sample {run_dir} -o samples.png")
+    if summary["stop_reason"] in ("env_steps", "updates", "epochs", "seconds"):
+        print(f"      rlgen resume {run_dir} stop.{summary['stop_reason']}=...")
+
+
+def _warn(message: str) -> None:
+    """Tell the user; on stderr, so that a piped answer stays clean."""
+    print(f"rlgen: {message}", file=sys.stderr, flush=True)
+
+
+# --- listing ------------------------------------------------------------------------------------
+
+
+def _describe(target: str) -> str:
+    """The first docstring line of ``module:Class``, read from its source: an import costs torch."""
+    module, _, name = target.partition(":")
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return f"(missing: {module})"
+    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return f"(missing: {target})"
+
+
+def _comment(config: str) -> str:
+    """The first line of a ready configuration, a comment by custom."""
+    text = importlib.resources.files("rlgen.configs").joinpath(f"{config}.yaml").read_text()
+    first = text.partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def _environments() -> list[str]:
+    """Our own environments and Gymnasium's that can be made here, each in its newest version."""
+    import gymnasium as gym
+
+    import rlgen.envs  # noqa: F401  (registers ours)
+
+    newest: dict[tuple[str | None, str], EnvSpec] = {}
+    for spec in gym.registry.values():
+        key = (spec.namespace, spec.name)
+        if key not in newest or (spec.version or 0) > (newest[key].version or 0):
+            newest[key] = spec
+    ids = [spec.id for spec in newest.values() if _installed(spec)]
+    return sorted(ids, key=lambda id_: (not id_.startswith("rlgen/"), id_))
+
+
+def _installed(spec: EnvSpec) -> bool:
+    """Whether the package behind an environment is there."""
+    if not isinstance(spec.entry_point, str):  # Gymnasium's stand-ins that only raise
+        return not getattr(spec.entry_point, "__name__", "").startswith("_raise")
+    folder = spec.entry_point.partition(":")[0]
+    needed = next((n for prefix, n in NEEDED_BY.items() if folder.startswith(prefix)), None)
+    return needed is None or importlib.util.find_spec(needed) is not None
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without a ± must not end a run
+    app()

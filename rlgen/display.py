@@ -1,0 +1,181 @@
+"""What a person sees of a run: live progress, and at the end what was reached and where time went.
+
+On a terminal the progress is redrawn in place; into a pipe or a file go plain lines, few enough to
+be read afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rlgen.config import Experiment
+from rlgen.scheduler import Progress, Summary
+
+SECONDS_PER_LINE = 2.0  # between plain lines
+REFRESHES = 4.0  # per second, on a terminal
+FIGURES = 6  # latest figures shown
+
+#: Counters that say nothing while they are zero, or that another figure shows.
+HIDDEN = ("cycles", "seconds")
+
+
+class Display:
+    """Show the progress of a run; call it with the latest `Progress`, as often as there is one.
+
+    Args:
+        experiment: the run's.
+        console: where to; looked at once, for whether it is a terminal.
+        quiet: show nothing.
+    """
+
+    def __init__(self, experiment: Experiment, console: Console, quiet: bool = False) -> None:
+        self.experiment = experiment
+        self.console = console
+        self.quiet = quiet
+        self.progress: Progress | None = None
+        self._live: Live | None = None
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if not self.quiet and self.console.is_terminal:
+            # The live display asks for the picture itself: a cycle may take a millisecond.
+            self._live = Live(
+                console=self.console,
+                get_renderable=self._picture,
+                refresh_per_second=REFRESHES,
+                transient=True,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Take note of the progress, and print a line of it where one is due."""
+        if self.progress is None:
+            self._last_line = time.monotonic()  # starting up does not count
+        self.progress = progress
+        if self.quiet or self._live is not None:
+            return
+        if time.monotonic() - self._last_line >= SECONDS_PER_LINE:
+            self._last_line = time.monotonic()
+            print("  ".join(self._parts(progress)), flush=True)
+
+    def _picture(self) -> Group:
+        """The live display: a bar, the counters, the latest figures, the latest evaluation."""
+        progress, scheduler = self.progress, self.experiment.scheduler
+        if progress is None:
+            begun = f"starting {scheduler.workers} {plural('worker', scheduler.workers)}"
+            return Group(Text(f"{self.experiment.name}: {begun} ({scheduler.backend}) ..."))
+        head = Table.grid(padding=(0, 2))
+        head.add_row(
+            Text(self.experiment.name, style="bold"),
+            ProgressBar(total=1.0, completed=progress.fraction, width=36),
+            f"{progress.fraction:.0%}",
+            time_left(progress),
+        )
+        lines = [Text("  ".join([*self._counters(progress), self._rate(progress)]))]
+        if progress.latest:
+            lines.append(Text("  ".join(figures(progress.latest)), style="cyan"))
+        if progress.evaluation:
+            lines.append(Text(f"evaluation: {score(progress.evaluation)}", style="green"))
+        return Group(head, *lines)
+
+    def _parts(self, progress: Progress) -> Iterable[str]:
+        yield from self._counters(progress)
+        yield f"({progress.fraction:.0%})"
+        yield self._rate(progress)
+        yield time_left(progress)
+        yield from figures(progress.latest)
+        if progress.evaluation:
+            yield f"evaluation: {score(progress.evaluation)}"
+
+    def _counters(self, progress: Progress) -> Iterable[str]:
+        for name, value in progress.counters.items():
+            if value and name not in HIDDEN:
+                yield f"{name} {number(value)}"
+
+    def _rate(self, progress: Progress) -> str:
+        return f"{number(progress.rate)} {self.experiment.clock}/s"
+
+
+def plural(noun: str, count: int) -> str:
+    """The noun, with an s where there is not just one."""
+    return noun if count == 1 else f"{noun}s"
+
+
+def number(value: float) -> str:
+    """A number to be read at a glance: four significant digits, thousands apart."""
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def time_left(progress: Progress) -> str:
+    """The time to the nearest budget, at the rate so far."""
+    if progress.seconds_left is None:
+        return "time left unknown"
+    return f"{timedelta(seconds=round(progress.seconds_left))} left"
+
+
+def figures(latest: Mapping[str, Any]) -> list[str]:
+    """The latest figures by name, the return of episodes first."""
+    names = sorted(latest, key=lambda name: not name.startswith("episode_"))
+    return [f"{name} {number(latest[name])}" for name in names[:FIGURES]]
+
+
+def score(evaluation: Mapping[str, Any]) -> str:
+    """An evaluation in words."""
+    what = "greedy return" if evaluation["metric"] == "return" else evaluation["metric"]
+    unit = "episode" if "episodes" in evaluation else "row"
+    count = evaluation[f"{unit}s"]
+    digits = 1 if abs(evaluation["mean"]) >= 10 else 3
+    return (
+        f"{what} {evaluation['mean']:.{digits}f} ± {evaluation['std']:.{digits}f} "
+        f"over {count:,} {plural(unit, count)}"
+    )
+
+
+def outcome(experiment: Experiment, summary: Summary) -> str:
+    """Why the run ended, and what it had reached by then."""
+    reason, evaluation = summary["stop_reason"], summary["evaluation"]
+    reached = f"; {score(evaluation)}" if evaluation else ""
+    stop = experiment.stop
+    if reason == "target" and evaluation:
+        return f"reached the target: {score(evaluation)} (target {stop.target:g})"
+    if reason == "converged":
+        return f"converged after {summary['updates']:,} updates{reached}"
+    if reason == "interrupted":
+        return f"interrupted{reached}"
+    words = {"env_steps": "environment steps", "seconds": "seconds of wall clock"}
+    budget = f"{number(getattr(stop, reason))} {words.get(reason, reason)} (stop.{reason})"
+    missed = f" (target {stop.target:g} not reached)" if stop.target is not None else ""
+    return f"ended after {budget}{reached}{missed}"
+
+
+def time_table(summary: Summary) -> Table:
+    """Where the time of every role went, as shares of the wall clock."""
+    table = Table(title="where the time went", title_justify="left", box=None, pad_edge=False)
+    for heading in ("role", "share", "at"):
+        table.add_column(heading, justify="right" if heading == "share" else "left")
+    for role, parts in summary["time_share"].items():
+        for index, (what, share) in enumerate(sorted(parts.items(), key=lambda p: -p[1])):
+            table.add_row(role if index == 0 else "", f"{share:.0%}", what)
+    return table

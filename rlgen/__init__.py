@@ -1,10 +1,10 @@
 """rlgen: reinforcement learning and generative modelling under one scheduler.
 
-    import rlgen
+import rlgen
 
-    run = rlgen.train("dqn-cartpole", seed=3)
-    run.evaluate()
-    rlgen.load(run.dir).act(observation)
+run = rlgen.train("dqn-cartpole", seed=3)
+run.evaluate()
+rlgen.load(run.dir).act(observation)
 """
 
 from __future__ import annotations

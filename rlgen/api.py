@@ -16,8 +16,8 @@ from rlgen.config import Experiment
 from rlgen.errors import ConfigError
 from rlgen.evaluation import Evaluation, Evaluator
 from rlgen.problem import build, role_seed
-from rlgen.scheduler import Scheduler, Summary, read_run_part
 from rlgen.rollout import act
+from rlgen.scheduler import Scheduler, Summary, read_run_part
 
 #: Sections that a resumed run may change; the others would make it another experiment.
 RESUMABLE = ("scheduler", "stop", "evaluation", "checkpoint", "tracking")

@@ -339,9 +339,11 @@ def _run(
         try:
             summary = scheduler.run(run_dir, checkpoint)
         except KeyboardInterrupt:
-            began = scheduler.run_dir != Path()
-            rest = f"; its last checkpoint counts: {run_dir or scheduler.run_dir}" if began else ""
-            raise KeyboardInterrupt(f"stopped at once{rest}") from None
+            if scheduler.run_dir == Path():
+                raise KeyboardInterrupt("stopped before the training began") from None
+            raise KeyboardInterrupt(
+                f"stopped at once; {scheduler.run_dir} keeps its checkpoints, if any was written"
+            ) from None
     answer |= summary
     _report(experiment, summary)
     if summary["stop_reason"] == "interrupted":

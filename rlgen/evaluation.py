@@ -44,38 +44,37 @@ class Evaluator:
         return self._episodes(seed) if self.rows is None else self._data(split)
 
     def _episodes(self, seed: int) -> Evaluation:
-        config, episodes = self.experiment.evaluation, self.experiment.evaluation.episodes
+        """One episode per environment and round: taking the first to end would favour the short."""
         assert self.experiment.env is not None
-        # Every environment gets a fixed share of the episodes: taking whichever ends first would
-        # favour short ones.
-        count = min(episodes, MAX_PARALLEL)
-        share = np.array([episodes // count + (i < episodes % count) for i in range(count)])
-        env = Environments(self.experiment.env, count, seed)
-        returns: list[float] = []
-        lengths: list[int] = []
-        current, length = np.zeros(count), np.zeros(count, int)
-        observation = env.reset()
-        while share.any():
-            step = env.step(act(self.algorithm, observation, greedy=True)["action"])
-            observation = step.observation
-            current += step.reward * step.valid
-            length += step.valid
-            ended = (step.terminated | step.truncated | (length >= config.max_steps)) & step.valid
-            for i in np.flatnonzero(ended & (share > 0)):
-                returns.append(float(current[i]))
-                lengths.append(int(length[i]))
-                share[i] -= 1
-            current[ended], length[ended] = 0.0, 0
+        config = self.experiment.evaluation
+        env = Environments(self.experiment.env, min(config.episodes, MAX_PARALLEL), seed)
+        returns, lengths = np.zeros(config.episodes), np.zeros(config.episodes, int)
+        for first in range(0, config.episodes, env.num_envs):
+            played = slice(first, min(first + env.num_envs, config.episodes))
+            self._play(env, config.max_steps, returns[played], lengths[played])
         env.close()
-        scores = np.array(returns)
         return {
             "metric": "return",
-            **_mean_and_deviation(scores),
-            "episodes": episodes,
-            "min": float(scores.min()),
-            "max": float(scores.max()),
-            "length": float(np.mean(lengths)),
+            **_mean_and_deviation(returns),
+            "episodes": config.episodes,
+            "min": float(returns.min()),
+            "max": float(returns.max()),
+            "length": float(lengths.mean()),
         }
+
+    def _play(
+        self, env: Environments, max_steps: int, returns: np.ndarray, lengths: np.ndarray
+    ) -> None:
+        """Add up one greedy episode in each of the first ``len(returns)`` environments."""
+        observation = env.reset()
+        running = np.ones(len(returns), bool)
+        while running.any():
+            step = env.step(act(self.algorithm, observation, greedy=True)["action"])
+            observation = step.observation
+            returns += np.where(running, step.reward[: len(returns)], 0.0)
+            lengths += running
+            running &= ~(step.terminated | step.truncated)[: len(returns)]
+            running &= lengths < max_steps
 
     def _data(self, split: str) -> Evaluation:
         assert self.rows is not None

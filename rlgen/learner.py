@@ -58,7 +58,7 @@ class Learner:
         Returns:
             The new flat weights, and a report of a few numbers.
         """
-        began = time.perf_counter()
+        arrived, began = time.time(), time.perf_counter()
         lags = [self.version - info["version"] for info in infos]
         parts = [dict(batch) for batch in batches]
         self._normalise([part.pop("moments") for part in parts if "moments" in part])
@@ -76,6 +76,7 @@ class Learner:
             "converged": self.algorithm.converged,
             "lags": lags,
             "seconds": {"ingest": ingested - began, "update": ended - ingested},
+            "began": arrived,
             "ended": time.time(),
         }
 

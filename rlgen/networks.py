@@ -34,11 +34,7 @@ def mlp(sizes: Sequence[int], activation: str, last_gain: float = 1.0) -> nn.Seq
     Weights are orthogonal (gain of the activation; ``last_gain`` for the last layer), biases zero.
     """
     layers: list[nn.Module] = []
-    gain = (
-        nn.init.calculate_gain(activation)
-        if activation in ("tanh", "relu", "sigmoid")
-        else 1.0
-    )
+    gain = nn.init.calculate_gain(activation) if activation in ("tanh", "relu", "sigmoid") else 1.0
     for index, (inputs, outputs) in enumerate(pairwise(sizes)):
         last = index == len(sizes) - 2
         linear = nn.Linear(inputs, outputs)
@@ -74,28 +70,19 @@ class Encoder(nn.Module):
             self.dims, self.size = len(space.shape), int(np.prod(space.shape))
             self.scale_bytes = space.dtype == np.uint8
         else:
-            raise ConfigError(
-                f"env.id: observations in {space} are not supported; {SPACES}"
-            )
+            raise ConfigError(f"env.id: observations in {space} are not supported; {SPACES}")
         self.normalize = normalize
         if normalize:
             if self.classes:
-                raise ConfigError(
-                    "env.normalize_observation: only for Box observations"
-                )
+                raise ConfigError("env.normalize_observation: only for Box observations")
             self.mean = nn.Buffer(torch.zeros(self.size))
             self.scale = nn.Buffer(torch.ones(self.size))
 
     def forward(self, observation: Tensor) -> Tensor:
         """Features ``(..., size)`` float32."""
         if self.classes:
-            columns = (
-                observation.long().unsqueeze(-1) if self.single else observation.long()
-            )
-            parts = [
-                functional.one_hot(columns[..., i], n)
-                for i, n in enumerate(self.classes)
-            ]
+            columns = observation.long().unsqueeze(-1) if self.single else observation.long()
+            parts = [functional.one_hot(columns[..., i], n) for i, n in enumerate(self.classes)]
             return torch.cat(parts, dim=-1).float()
         features = observation if self.dims == 1 else observation.flatten(-self.dims)
         features = features.float()
@@ -141,9 +128,7 @@ class MultiCategorical(nn.Module):
 
     def __init__(self, space: gym.spaces.MultiDiscrete) -> None:
         super().__init__()
-        self.parts = [
-            Categorical(gym.spaces.Discrete(int(n))) for n in space.nvec.ravel()
-        ]
+        self.parts = [Categorical(gym.spaces.Discrete(int(n))) for n in space.nvec.ravel()]
         self.sizes = [part.size for part in self.parts]
         self.size = sum(self.sizes)
 
@@ -152,28 +137,20 @@ class MultiCategorical(nn.Module):
 
     def sample(self, logits: Tensor) -> Tensor:
         """Draw actions."""
-        return torch.stack(
-            [part.sample(own) for part, own in self._split(logits)], dim=-1
-        )
+        return torch.stack([part.sample(own) for part, own in self._split(logits)], dim=-1)
 
     def mode(self, logits: Tensor) -> Tensor:
         """The likeliest actions."""
-        return torch.stack(
-            [part.mode(own) for part, own in self._split(logits)], dim=-1
-        )
+        return torch.stack([part.mode(own) for part, own in self._split(logits)], dim=-1)
 
     def log_prob(self, logits: Tensor, action: Tensor) -> Tensor:
         """log pi(a | s), ``(...)``: the sum over the components."""
         pairs = zip(self._split(logits), action.unbind(-1), strict=True)
-        return torch.stack([part.log_prob(own, a) for (part, own), a in pairs]).sum(
-            dim=0
-        )
+        return torch.stack([part.log_prob(own, a) for (part, own), a in pairs]).sum(dim=0)
 
     def entropy(self, logits: Tensor) -> Tensor:
         """Entropy in nats, ``(...)``."""
-        return torch.stack(
-            [part.entropy(own) for part, own in self._split(logits)]
-        ).sum(dim=0)
+        return torch.stack([part.entropy(own) for part, own in self._split(logits)]).sum(dim=0)
 
 
 class DiagonalGaussian(nn.Module):
@@ -221,9 +198,7 @@ class DiagonalGaussian(nn.Module):
 
     def entropy(self, mean: Tensor) -> Tensor:
         """Entropy in nats, ``(...)``."""
-        each = (
-            self.log_std + self.half_range.log() + 0.5 * math.log(2 * math.pi * math.e)
-        )
+        each = self.log_std + self.half_range.log() + 0.5 * math.log(2 * math.pi * math.e)
         return each.sum().expand(mean.shape[:-1])
 
 

@@ -27,6 +27,7 @@ from rlgen.problem import load_problem
 from rlgen.tracking import Tracker
 
 Summary = dict[str, Any]
+TRACED_CYCLE = 20  # by then everything is warm
 
 
 @dataclass
@@ -64,8 +65,10 @@ class Scheduler:
         experiment: Experiment,
         display: Callable[[Progress], None] = no_display,
         warn: Callable[[str], None] = print,
+        trace: Callable[[str], None] | None = None,
     ) -> None:
         self.experiment = experiment
+        self.trace = trace  # told once of the journey of one batch
         self.display = display
         self._warn_user = warn
         self.warnings: list[str] = []
@@ -221,6 +224,9 @@ class Scheduler:
                 self._window.lengths.append(length)
         self._seconds["learner"].update(report["seconds"])
         self._window.lags += report["lags"]
+        if self.trace is not None and self.cycle.counters.cycles == TRACED_CYCLE:
+            for line in journey(infos[0], report, time.time()):
+                self.trace(line)
 
     def _record_if_due(self) -> None:
         if time.monotonic() - self._window.began >= self.experiment.tracking.every_s:
@@ -384,6 +390,25 @@ class Scheduler:
         target = self.experiment.stop.target
         met = target is not None and self.evaluation and self.evaluation["mean"] >= target
         return "target" if met else None
+
+
+def journey(info: dict[str, Any], report: dict[str, Any], now: float) -> list[str]:
+    """One batch's way with times in ms: since its worker began, and where they were spent."""
+
+    def since(moment: float) -> str:
+        return f"{1e3 * (moment - info['began']):9.2f} ms"
+
+    def parts(seconds: dict[str, float]) -> str:
+        return ", ".join(f"{what} {1e3 * spent:.2f}" for what, spent in seconds.items())
+
+    return [
+        f"{since(info['began'])}  worker {info['worker']} begins with weights {info['version']}",
+        f"{since(info['ended'])}  its batch is there ({parts(info['seconds'])})",
+        f"{since(report['began'])}  the learner begins, lag {report['lags'][0]}",
+        f"{since(report['ended'])}  weights {report['version']} are there "
+        f"({parts(report['seconds'])})",
+        f"{since(now)}  the scheduler knows",
+    ]
 
 
 def read_run_part(folder: Path, experiment: Experiment) -> checkpoint.Part:

@@ -9,6 +9,7 @@ lives in foreign memory (a simulator's handle) cannot be kept and is named in ``
 from __future__ import annotations
 
 import dataclasses
+import enum
 import types
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,7 @@ from torch import nn
 from rlgen.errors import CheckpointError
 
 _CONSTANTS = (
+    enum.Enum,
     gym.Space,
     gym.envs.registration.EnvSpec,
     BaseModel,

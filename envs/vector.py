@@ -1,0 +1,214 @@
+"""Vector environments without their autoreset modes.
+
+This is the one place that knows how Gymnasium's vector environments begin the next episode: at the
+next step, in the same step, or only when asked. What leaves it is the same for all: the true
+successor of every step, termination apart from truncation, and a mask of the rows that count.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from rlgen.config import EnvConfig
+from rlgen.envs.making import make_vector
+from rlgen.envs.spaces import from_zero, stack_space, start_of
+from rlgen.errors import ConfigError
+
+
+class Step(NamedTuple):
+    """One step of B environments; the arrays are the caller's to read, not to write."""
+
+    observation: np.ndarray  # (B, ...) to act on next
+    next_observation: np.ndarray  # (B, ...) the true successor, never of a later episode
+    reward: np.ndarray  # (B,) float32
+    terminated: np.ndarray  # (B,) bool: the successor has no future
+    truncated: np.ndarray  # (B,) bool: the episode was cut; its successor has a future
+    valid: np.ndarray  # (B,) bool: False where the environment only reset, ignoring the action
+
+
+class Environments:
+    """B environments of one configuration, stepped together.
+
+    A table of transitions is stepped as arrays (`MDPVectorEnv`), another environment by its own
+    vector entry point, or else one by one. Observations are in the spaces below: ``Discrete`` and
+    ``MultiDiscrete`` count from 0, and the latter is flat. Actions are given in the same numbering;
+    those of a ``Box`` in the environment's units, clipped to its bounds here.
+
+    Every plain attribute is state (see `rlgen.state`); call `reset` before restoring them.
+
+    Attributes:
+        observation_space, action_space: of one environment, after frame stacking.
+        num_envs: B.
+        finished: (return, length) of every episode that ended; the caller empties it.
+
+    Args:
+        config: the environment.
+        num_envs: B; ``config.num_envs`` is not looked at.
+        seed: of the first `reset`; later ones go on with the same random streams.
+
+    Raises:
+        ConfigError: the environment cannot be made, or its spaces are not supported.
+    """
+
+    def __init__(self, config: EnvConfig, num_envs: int, seed: int) -> None:
+        self.num_envs = num_envs
+        self.finished: list[tuple[float, int]] = []
+        self.env = make_vector(config, num_envs)
+        try:
+            self._mode = AutoresetMode(
+                self.env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+            ).value
+            self._read_spaces(config)
+        except (ConfigError, ValueError) as error:
+            self.env.close()
+            raise ConfigError(str(error)) from error
+        self._id = config.id
+        self._seed: int | None = seed
+        self._fresh = np.zeros(0, np.int64)  # NEXT_STEP: rows that only reset at the next step
+        self._clock = 0
+        self._began = np.zeros(num_envs, np.int64)  # clock at the start of the running episodes
+        self._returns = np.zeros(num_envs, np.float64)
+        self._all_valid = np.ones(num_envs, np.bool_)
+        self._all_valid.flags.writeable = False
+
+    def _read_spaces(self, config: EnvConfig) -> None:
+        observation, action = self.env.single_observation_space, self.env.single_action_space
+        for role, space in (("observations", observation), ("actions", action)):
+            if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete)):
+                raise ConfigError(
+                    f"env.id: {config.id} has {role} in a {type(space).__name__} space, expected "
+                    "Box, Discrete or MultiDiscrete; wrap it, such as with FlattenObservation"
+                )
+        self._stacked = config.frame_stack
+        self._observation_start = start_of(observation)
+        self._action_start = start_of(action)
+        self._bounds = (action.low, action.high) if isinstance(action, spaces.Box) else None
+        self.action_space = from_zero(action)
+        single = from_zero(observation)
+        self._shape, self._dtype = single.shape or (), observation.dtype
+        self.observation_space = stack_space(single, self._stacked)
+        # (B, k, *shape): the latest k observations of the running episodes.
+        self._frames = np.zeros((self.num_envs, self._stacked, *self._shape), self._dtype)
+
+    def reset(self) -> np.ndarray:
+        """Begin an episode in every environment; the observations ``(B, ...)``."""
+        seed: int | list[int] | None = self._seed
+        if seed is not None and isinstance(self.env, SyncVectorEnv):
+            # Gymnasium would use seed, seed + 1, ...: the same streams as a neighbouring seed.
+            seed = np.random.SeedSequence(seed).generate_state(self.num_envs).tolist()
+        self._seed = None
+        observation, _ = self.env.reset(seed=seed)  # type: ignore[arg-type]
+        first = self._rows(observation)
+        self._fresh = np.zeros(0, np.int64)
+        self._began[:] = self._clock
+        self._returns[:] = 0.0
+        if self._stacked == 1:
+            return first
+        self._frames = np.repeat(first[:, None], self._stacked, axis=1)
+        return self._flat(self._frames)
+
+    def step(self, action: np.ndarray) -> Step:
+        """Step every environment with its action ``(B, ...)``."""
+        raw, reward, ended, cut, info = self.env.step(self._to_env(action))
+        successor = observation = self._rows(raw)
+        terminated, truncated = np.array(ended, np.bool_), np.array(cut, np.bool_)
+        reward = np.array(reward)
+        valid, fresh = self._all_valid, self._fresh
+        self._clock += 1
+        if fresh.size:  # these rows only reset: whatever the environment reports of them is void
+            valid = valid.copy()
+            valid[fresh] = False
+            terminated &= valid
+            truncated &= valid
+            reward[fresh] = 0.0
+            self._returns[fresh] = 0.0
+            self._began[fresh] = self._clock
+        self._returns += reward
+        ends = (terminated | truncated).nonzero()[0]
+        if ends.size:
+            lengths = self._clock - self._began[ends]
+            self.finished.extend(zip(self._returns[ends].tolist(), lengths.tolist(), strict=True))
+        if self._mode == "NextStep":
+            self._fresh = ends
+        else:
+            fresh = ends
+            if ends.size:
+                self._returns[ends] = 0.0
+                self._began[ends] = self._clock
+                successor, observation = self._begin(successor, ends, info)
+        if self._stacked > 1:
+            successor, observation = self._stack(successor, observation, fresh)
+        reward = reward.astype(np.float32, copy=False)
+        return Step(observation, successor, reward, terminated, truncated, valid)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.env.close()
+
+    def _begin(
+        self, arrived: np.ndarray, ends: np.ndarray, info: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The true successors, and the observations to act on: of new episodes in rows ``ends``."""
+        other = arrived.copy()
+        if self._mode == "SameStep":
+            try:
+                last = [info["final_obs"][row] for row in ends]
+                other[ends] = self._rows(np.stack(last))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"env.id: {self._id} resets in the step that ends an episode (SAME_STEP) but "
+                    "gives no infos['final_obs'] for it; without it the true successor is lost"
+                ) from error
+            return other, arrived
+        mask = np.zeros(self.num_envs, np.bool_)
+        mask[ends] = True
+        first, _ = self.env.reset(options={"reset_mask": mask})
+        other[ends] = self._rows(first)[ends]
+        return arrived, other
+
+    def _stack(
+        self, successor: np.ndarray, observation: np.ndarray, fresh: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same with the latest k observations each; a first one is repeated k times."""
+        frames = np.concatenate([self._frames[:, 1:], successor[:, None]], axis=1)
+        self._frames = frames
+        if fresh.size:
+            self._frames = frames.copy()
+            self._frames[fresh] = observation[fresh][:, None]
+        return self._flat(frames), self._flat(self._frames)
+
+    def _flat(self, frames: np.ndarray) -> np.ndarray:
+        """Frames ``(B, k, ...)`` in the shape of the observation space."""
+        return frames.reshape(self.num_envs, *(self.observation_space.shape or ()))
+
+    def _rows(self, observation: Any) -> np.ndarray:
+        """Observations of the environment in our numbering; a copy, for it may reuse its own."""
+        rows = np.array(observation, self._dtype)
+        if self._observation_start is not None:
+            rows -= self._observation_start
+        return rows.reshape(len(rows), *self._shape)
+
+    def _to_env(self, action: np.ndarray) -> np.ndarray:
+        """Actions in the numbering, the bounds, the shape and the dtype of the environment."""
+        if self._bounds is not None:
+            action = np.clip(action, *self._bounds)
+        elif self._action_start is not None:
+            action = action + self._action_start
+        space = self.env.action_space
+        return np.asarray(action, space.dtype).reshape(space.shape)
+
+
+def probe(config: EnvConfig) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """The observation and action space of one environment, as `Environments` gives them.
+
+    Raises:
+        ConfigError: as `Environments`.
+    """
+    environments = Environments(config, 1, seed=0)
+    environments.close()
+    return environments.observation_space, environments.action_space

@@ -82,7 +82,7 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Path:
     found = _candidates(folder)
     if not found:
         raise CheckpointError(f"{folder}: no checkpoint here; has the run written one yet?")
-    problems = []
+    problems: list[str] = []
     for path in found:
         problem = _damage(path)
         if problem is None:

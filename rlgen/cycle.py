@@ -94,10 +94,8 @@ class Cycle:
             self._end_silence()
 
     def _produce(self, worker: int) -> tuple[Any, Flight]:
-        batch, info = self.backend.call(
-            self.crew.workers[worker], "produce", self.weights, self.version, self.counters.env_steps,
-            returns=2,
-        )  # fmt: skip
+        given = (self.weights, self.version, self.counters.env_steps)
+        batch, info = self.backend.call(self.crew.workers[worker], "produce", *given, returns=2)
         return info, Flight(worker, batch, None, time.monotonic())
 
     def _land(self, future: Any, flight: Flight) -> tuple[dict[str, Any], Any]:

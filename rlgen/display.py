@@ -55,7 +55,7 @@ class Display:
                 refresh_per_second=REFRESHES,
                 transient=True,
             )
-            self._live.start()
+            self._live.start(refresh=True)
         return self
 
     def __exit__(

@@ -31,7 +31,7 @@ class WorkerDied(RlgenError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` with the nearest known name, or the known names when none is near."""
+    """``"; did you mean 'x'?"`` with the nearest known name, or all where none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if near:

@@ -12,7 +12,7 @@ import dataclasses
 import enum
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -154,10 +154,10 @@ def _decode(value: Any, current: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 def _decode_array(inner: Any, current: Any, arrays: dict[str, np.ndarray]) -> np.ndarray:
     array = arrays[inner]
-    if isinstance(current, np.ndarray) and current.flags.writeable:
-        if current.shape == array.shape and current.dtype == array.dtype:
-            current[...] = array
-            return current
+    kept = isinstance(current, np.ndarray) and current.flags.writeable
+    if kept and current.shape == array.shape and current.dtype == array.dtype:
+        current[...] = array
+        return cast(np.ndarray, current)
     return array.copy()
 
 

@@ -60,6 +60,7 @@ class Problem:
     action_space: gym.Space[Any] | None = None
     model: Model | None = None
     data_mean: np.ndarray | None = None  # (d,) float32 mean of the training rows, in [0, 1]
+    data_range: tuple[float, float] = (0.0, 1.0)  # least and largest value of the training rows
     data_shape: tuple[int, ...] = ()  # of one row before flattening, such as (28, 28)
     network: NetworkConfig | None = None
     normalize_observation: bool = False

@@ -361,6 +361,8 @@ def _interruptible(scheduler: Scheduler) -> Iterator[None]:
         # From here on Ctrl-C is the system's again: even a clean-up that hangs can be left, and
         # Ray's processes end with this one.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # Should the exception be lost in someone's callback, the run ends at its next cycle.
+        scheduler.interrupt()
         raise KeyboardInterrupt
 
     def finish(number: int, frame: object) -> None:

@@ -20,7 +20,7 @@ from rlgen import registry
 from rlgen.errors import ConfigError, did_you_mean
 
 Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class Section(BaseModel):
@@ -54,6 +54,19 @@ class DataConfig(Section):
     size: Positive = Field(10_000, description="rows drawn of a synthetic density")
     validation: Fraction = Field(0.1, description="share of the training rows held out")
     test: Fraction = Field(0.1, description="share held out where there is no test set of its own")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absolute(cls, given: Any) -> Any:
+        """Paths mean the same in every process and after a resume from elsewhere."""
+        if not isinstance(given, dict):
+            return given
+        paths = {k: v for k, v in given.items() if isinstance(v, str | Path) and _is_path(k, v)}
+        return {**given, **{k: str(Path(v).expanduser().absolute()) for k, v in paths.items()}}
+
+
+def _is_path(key: str, value: str | Path) -> bool:
+    return key == "root" or (key == "name" and str(value).endswith(".npz"))
 
 
 class NetworkConfig(Section):

@@ -29,7 +29,12 @@ def load_problem(experiment: Experiment) -> Problem:
     """
     if experiment.data is not None:
         rows = data.load(experiment.data, experiment.seed)
-        problem = Problem(data_mean=rows.mean(), data_shape=rows.shape, network=experiment.network)
+        problem = Problem(
+            data_mean=rows.mean(),
+            data_range=rows.range(),
+            data_shape=rows.shape,
+            network=experiment.network,
+        )
     else:
         assert experiment.env is not None  # the configuration has one of the two
         observation_space, action_space = probe(experiment.env)

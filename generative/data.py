@@ -1,0 +1,335 @@
+"""Data sets: where they come from, how they are split, and how workers share their minibatches.
+
+Every split, epoch and minibatch is a function of the seed alone: no number of workers, backend or
+process changes which rows the learner sees in which update.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlgen.config import DataConfig
+from rlgen.errors import ConfigError, DataError, did_you_mean
+from rlgen.generative.densities import DENSITIES
+from rlgen.generative.idx import find_idx, read_idx
+
+ROOT_VARIABLE = "RLGEN_DATA"
+SPLITS = ("train", "validation", "test")
+# First words of the random streams, so that splits, epochs and densities never share one.
+_SPLIT, _EPOCH, _DENSITY = 10, 11, 12
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Rows of d values in three disjoint splits.
+
+    Pixels stay ``uint8`` (a quarter of the memory) and are scaled to [0, 1] when rows are read.
+
+    Attributes:
+        train: ``(n, d)`` uint8 pixels or float32 values; so are ``validation`` and ``test``.
+        shape: of one row before flattening, such as ``(28, 28)``.
+        scale: what the stored values are divided by (255 for pixels, 1 for float32).
+        binarize: whether values above one half become 1 and the others 0.
+        labels: ``(n,)`` int64 of each split; empty where the set has none.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    shape: tuple[int, ...]
+    scale: float
+    binarize: bool
+    labels: dict[str, np.ndarray]
+
+    def count(self, split: str) -> int:
+        """The number of rows of ``"train"``, ``"validation"`` or ``"test"``."""
+        return len(self._stored(split))
+
+    def _stored(self, split: str) -> np.ndarray:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+    def rows(self, split: str, indices: np.ndarray) -> np.ndarray:
+        """The rows ``(len(indices), d)`` float32, scaled and, if so configured, binarised."""
+        stored = self._stored(split)[indices]
+        result = np.empty(stored.shape, np.float32)
+        if self.binarize:
+            return np.greater(stored, self.scale / 2, out=result)
+        return np.divide(stored, np.float32(self.scale), out=result)
+
+    def mean(self) -> np.ndarray:
+        """The mean ``(d,)`` float32 of the training rows, as `rows` returns them."""
+        if self.binarize:
+            mean = (self.train > self.scale / 2).mean(axis=0)
+        else:
+            mean = self.train.mean(axis=0, dtype=np.float64) / self.scale
+        return np.asarray(mean, np.float32)
+
+    def range(self) -> tuple[float, float]:
+        """The least and the largest value of the training rows, as `rows` returns them."""
+        if self.binarize:
+            return 0.0, 1.0
+        return float(self.train.min() / self.scale), float(self.train.max() / self.scale)
+
+
+def load(config: DataConfig, seed: int) -> DataSet:
+    """The data set that a configuration names, split by the seed.
+
+    Validation rows are a random share of the training rows. The test rows are the set's own test
+    files where it has them, and else a random share as well.
+
+    Raises:
+        DataError: it does not exist or is damaged; names the key or file and what to do.
+    """
+    name, root = config.name, config.root or os.environ.get(ROOT_VARIABLE)
+    source = Path(name) if name.endswith(".npz") else Path(root or "") / name
+    # The time of the last change is part of the key: a file that is written again is read again.
+    stamp = source.stat().st_mtime_ns if source.exists() else 0
+    return _load(config, seed, Path(root) if root else None, stamp)
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """One source's rows ``(n, ...)`` and, where it has them, labels ``(n,)``."""
+
+    x: np.ndarray
+    y: np.ndarray | None = None
+    scale: float = 1.0
+
+
+@functools.lru_cache(maxsize=2)
+def _load(config: DataConfig, seed: int, root: Path | None, stamp: int) -> DataSet:
+    """As `load`; the actors of one process share the (read-only) arrays."""
+    name, test = config.name, None
+    if name == "digits":
+        raw = _digits()
+    elif name in DENSITIES:
+        sequence = np.random.SeedSequence(seed, spawn_key=(_DENSITY,))
+        raw = _Raw(*DENSITIES[name](config.size, np.random.default_rng(sequence)))
+    elif name.startswith("openml:"):
+        raw = _openml(name.removeprefix("openml:"))
+    elif name.endswith(".npz"):
+        raw = _npz(Path(name))
+    else:
+        raw, test = _idx(name, root)
+    if not np.isfinite([raw.x.min(), raw.x.max()]).all():
+        raise DataError(f"data.name: {name!r} holds values that are not finite; remove those rows")
+    if config.binarize and not 0 <= raw.x.min() <= raw.x.max() <= raw.scale:
+        raise DataError(f"data.binarize: the values of {name!r} are not in [0, 1]; set it to false")
+    return _split(config, seed, raw, test)
+
+
+def _split(config: DataConfig, seed: int, raw: _Raw, test: _Raw | None) -> DataSet:
+    count = len(raw.x)
+    tested = 0 if test else _share(config.test, count)
+    held_out = _share(config.validation, count - tested)
+    trained = count - tested - held_out
+    if trained < 1:
+        raise DataError(
+            f"data.name: {config.name!r} has {count} rows; with {held_out} for validation and "
+            f"{tested} for the test none is left to train on"
+        )
+    sequence = np.random.SeedSequence(seed, spawn_key=(_SPLIT,))
+    order = np.random.default_rng(sequence).permutation(count)
+    parts = np.split(order, [trained, trained + held_out])
+    x = [raw.x[part] for part in parts]
+    y = [raw.y[part].astype(np.int64) for part in parts] if raw.y is not None else []
+    if test:
+        x[2] = test.x
+        y = [*y[:2], test.y.astype(np.int64)] if y and test.y is not None else []
+    width = math.prod(raw.x.shape[1:])
+    flat = [np.ascontiguousarray(part).reshape(-1, width) for part in x]
+    for array in (*flat, *y):
+        array.flags.writeable = False
+    labels = dict(zip(SPLITS, y, strict=False))
+    return DataSet(flat[0], flat[1], flat[2], raw.x.shape[1:], raw.scale, config.binarize, labels)
+
+
+def _share(share: float, count: int) -> int:
+    """The nearest whole number of rows, at least one of a share above zero."""
+    return max(round(share * count), 1 if share else 0)
+
+
+def _digits() -> _Raw:
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    return _Raw(bunch.images.astype(np.uint8), bunch.target.astype(np.int64), scale=16.0)
+
+
+def _openml(name: str) -> _Raw:
+    """A data set of openml.org, kept in scikit-learn's cache; whole numbers 0..255 are pixels."""
+    from sklearn.datasets import fetch_openml
+
+    try:
+        bunch: Any = fetch_openml(name, as_frame=False, parser="liac-arff")
+        x = np.asarray(bunch.data.todense() if hasattr(bunch.data, "todense") else bunch.data)
+        x = x.astype(np.float32)
+    except Exception as error:
+        # Whatever the network, the server or the file did: the user can only try another way.
+        raise DataError(
+            f"data.name: openml gave no numeric data set {name!r} ({error}); check the name and "
+            "the network, or save the data as FILE.npz with an array 'x'"
+        ) from error
+    y = None if bunch.target is None else np.unique(bunch.target, return_inverse=True)[1]
+    if x.min() == 0 and x.max() == 255 and (x == np.floor(x)).all():
+        return _Raw(x.astype(np.uint8), y, scale=255.0)
+    return _Raw(x, y)
+
+
+def _npz(path: Path) -> _Raw:
+    """``x`` of a NumPy archive: ``(n, ...)``, uint8 pixels or numbers; ``y``: ``(n,)`` integers."""
+    expected = "expected a NumPy archive with an array 'x' of at least 2 dimensions and numbers"
+    try:
+        archive = np.load(path, allow_pickle=False)
+        arrays = {key: archive[key] for key in ("x", "y") if key in archive}
+    except FileNotFoundError:
+        raise DataError(f"data.name: there is no file {str(path)!r}") from None
+    except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); {expected}") from error
+    if "x" not in arrays:
+        raise DataError(f"{path}: there is no array 'x' in it; {expected}")
+    x, y = arrays["x"], arrays.get("y")
+    if x.ndim < 2 or x.size == 0 or x.dtype.kind not in "buif":
+        raise DataError(f"{path}: found 'x' of shape {x.shape} and dtype {x.dtype}; {expected}")
+    if y is not None and (y.shape != x.shape[:1] or y.dtype.kind not in "ui"):
+        raise DataError(
+            f"{path}: found 'y' of shape {y.shape} and dtype {y.dtype}, expected "
+            f"{x.shape[:1]} integers"
+        )
+    if x.dtype == np.uint8:
+        return _Raw(x, y, scale=255.0)
+    return _Raw(x.astype(np.float32), y)
+
+
+def _idx(name: str, root: Path | None) -> tuple[_Raw, _Raw | None]:
+    """Training rows, and test rows where there are, of the IDX files in ``root/name``."""
+    if root is None or find_idx(root / name, "train", "images") is None:
+        raise _missing(name, root)
+    train, test = _idx_split(root / name, "train"), _idx_split(root / name, "test")
+    assert train is not None
+    if test is not None and test.x.shape[1:] != train.x.shape[1:]:
+        raise DataError(
+            f"{root / name}: test images of {test.x.shape[1:]} pixels, training images of "
+            f"{train.x.shape[1:]}; they are not of one data set"
+        )
+    return train, test
+
+
+def _idx_split(folder: Path, split: str) -> _Raw | None:
+    images, labels = (find_idx(folder, split, kind) for kind in ("images", "labels"))
+    if images is None:
+        return None
+    x = read_idx(images, 3)
+    if x.size == 0:
+        raise DataError(f"{images}: holds no images")
+    if labels is None:
+        return _Raw(x, scale=255.0)
+    y = read_idx(labels, 1)
+    if len(y) != len(x):
+        raise DataError(f"{labels}: found {len(y)} labels, expected {len(x)}, one for each image")
+    return _Raw(x, y, scale=255.0)
+
+
+def _missing(name: str, root: Path | None) -> DataError:
+    """Say where the set was looked for; the name or the folder may be the mistake."""
+    found = [p.name for p in root.iterdir() if p.is_dir()] if root and root.is_dir() else []
+    key = "data.name" if found else "data.root"
+    if root is None:
+        looked = f"data.root and {ROOT_VARIABLE} are not set"
+    elif not root.is_dir():
+        looked = f"there is no folder {root}"
+    else:
+        looked = f"no train-images-idx3-ubyte(.gz) in {root / name}"
+    return DataError(
+        f"{key}: there is no data set {name!r}: {looked} (set data.root or {ROOT_VARIABLE} to the "
+        f"folder that holds {name}/){did_you_mean(name, ['digits', *DENSITIES, *found])}"
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order ``(count,)`` in which an epoch visits the training rows (read-only).
+
+    A function of its arguments alone: every worker computes the same one.
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(_EPOCH, epoch))
+    order = np.random.default_rng(sequence).permutation(count)
+    order.flags.writeable = False
+    return order
+
+
+def minibatch_part(
+    order: np.ndarray, batch_size: int, index: int, worker: int, workers: int
+) -> np.ndarray:
+    """The indices that one worker reads of minibatch ``index`` of an epoch.
+
+    Joined in the order of the workers, the parts are ``order[index * batch_size :][:batch_size]``
+    whatever their number. The last minibatch of an epoch is as short as the rows that are left:
+    every row is visited exactly once per epoch.
+    """
+    minibatch = order[index * batch_size : (index + 1) * batch_size]
+    first, last = (len(minibatch) * part // workers for part in (worker, worker + 1))
+    return minibatch[first:last]
+
+
+class Shard:
+    """One worker's part of every minibatch, one after the other, epoch by epoch.
+
+    Attributes:
+        epoch: epochs completed by all workers together.
+        position: minibatches completed of the present epoch.
+    """
+
+    def __init__(
+        self, dataset: DataSet, seed: int, batch_size: int, worker: int = 0, workers: int = 1
+    ) -> None:
+        """Start at the first minibatch of epoch 0.
+
+        Raises:
+            ConfigError: more workers than rows of a minibatch.
+        """
+        size = min(batch_size, dataset.count("train"))
+        if workers > size:
+            raise ConfigError(
+                f"scheduler.workers: {workers} workers cannot share minibatches of {size} rows; "
+                "use fewer workers or a larger hyperparameters.batch_size"
+            )
+        self.dataset = dataset
+        self.seed = seed
+        self.batch_size = size
+        self.worker = worker
+        self.workers = workers
+        self.epoch = 0
+        self.position = 0
+
+    def next(self) -> np.ndarray:
+        """This worker's rows ``(n_i, d)`` float32 of the next minibatch.
+
+        Empty for some workers where the last minibatch of an epoch has fewer rows than workers.
+        """
+        count = self.dataset.count("train")
+        order = epoch_order(count, self.seed, self.epoch)
+        indices = minibatch_part(order, self.batch_size, self.position, self.worker, self.workers)
+        self.position += 1
+        if self.position * self.batch_size >= count:
+            self.epoch, self.position = self.epoch + 1, 0
+        return self.dataset.rows("train", indices)
+
+    def seek(self, minibatches: int) -> None:
+        """Go on after so many minibatches since the start."""
+        per_epoch = -(-self.dataset.count("train") // self.batch_size)
+        self.epoch, self.position = divmod(minibatches, per_epoch)
+
+    @property
+    def epochs(self) -> float:
+        """Epochs completed by all workers together, with the fraction of the present one."""
+        return self.epoch + self.position * self.batch_size / self.dataset.count("train")

@@ -1,0 +1,88 @@
+"""Pictures of rows: grids of images, scatter plots of points in the plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+MIN_SIDE = 56  # pixels; smaller images are enlarged by a whole factor
+SEPARATOR = 96  # gray level of the lines between images: neither ink nor paper
+
+
+def drawable(shape: tuple[int, ...]) -> bool:
+    """Whether rows of this shape are images ``(h, w)``, ``(h, w, 1 or 3)`` or points ``(2,)``."""
+    return shape == (2,) or len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
+
+
+def grid(rows: np.ndarray, shape: tuple[int, ...], columns: int) -> np.ndarray:
+    """Images side by side, ``columns`` to a line, with lines one pixel wide around them.
+
+    Args:
+        rows: ``(n, d)`` values; those outside [0, 1] are clipped.
+        shape: of one image, ``(h, w)`` or ``(h, w, channels)``, with d values in all.
+        columns: images to a line; the last line is filled up with blanks.
+
+    Returns:
+        ``(H, W)`` or ``(H, W, channels)`` uint8.
+    """
+    height, width, *channels = shape
+    lines = -(-len(rows) // columns)
+    images = np.zeros((lines * columns, *shape), np.uint8)
+    images[: len(rows)] = np.rint(np.clip(rows, 0, 1) * 255).reshape(-1, *shape)
+    cells = np.full((lines, columns, height + 1, width + 1, *channels), SEPARATOR, np.uint8)
+    cells[:, :, 1:, 1:] = images.reshape(lines, columns, *shape)
+    joined = cells.swapaxes(1, 2).reshape(lines * (height + 1), columns * (width + 1), *channels)
+    edges = [(0, 1), (0, 1)] + [(0, 0)] * len(channels)
+    return np.pad(joined, edges, constant_values=SEPARATOR)
+
+
+def save_grid(path: Path, rows: np.ndarray, shape: tuple[int, ...], columns: int = 8) -> None:
+    """Write rows ``(n, d)`` as a PNG: images in a `grid`, or points in a scatter plot."""
+    if shape == (2,):
+        _save_scatter(path, {"samples": rows})
+        return
+    picture = grid(rows, shape, columns)
+    factor = max(1, -(-MIN_SIDE // min(shape[:2])))
+    enlarged = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    Image.fromarray(enlarged.squeeze(-1) if enlarged.shape[2:] == (1,) else enlarged).save(path)
+
+
+def save_reconstructions(
+    path: Path,
+    originals: np.ndarray,
+    reconstructions: np.ndarray,
+    shape: tuple[int, ...],
+    columns: int = 8,
+) -> None:
+    """Write a PNG in which a line of originals is followed by the line of their reconstructions.
+
+    Points are plotted in two colours.
+    """
+    if shape == (2,):
+        _save_scatter(path, {"originals": originals, "reconstructions": reconstructions})
+        return
+    pairs = []
+    for first in range(0, len(originals), columns):
+        for rows in (originals, reconstructions):
+            line = np.zeros((columns, originals.shape[1]), np.float32)
+            chosen = rows[first : first + columns]
+            line[: len(chosen)] = chosen
+            pairs.append(line)
+    save_grid(path, np.concatenate(pairs), shape, columns)
+
+
+def _save_scatter(path: Path, points: dict[str, np.ndarray]) -> None:
+    # The object interface: pyplot would choose a display backend and keep every figure.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for label, rows in points.items():
+        axes.scatter(rows[:, 0], rows[:, 1], s=6, alpha=0.6, linewidths=0, label=label)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.legend(loc="upper right")
+    figure.savefig(path)

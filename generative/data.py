@@ -88,12 +88,28 @@ def load(config: DataConfig, seed: int) -> DataSet:
 
     Raises:
         DataError: it does not exist or is damaged; names the key or file and what to do.
+        ConfigError: a setting that this data set would ignore.
     """
+    _check_used(config)
     name, root = config.name, config.root or os.environ.get(ROOT_VARIABLE)
     source = Path(name) if name.endswith(".npz") else Path(root or "") / name
     # The time of the last change is part of the key: a file that is written again is read again.
     stamp = source.stat().st_mtime_ns if source.exists() else 0
     return _load(config, seed, Path(root) if root else None, stamp)
+
+
+def _check_used(config: DataConfig) -> None:
+    own_rows = config.name not in DENSITIES
+    if own_rows and config.size != DataConfig.model_fields["size"].default:
+        raise ConfigError(
+            f"data.size: only for the densities {', '.join(DENSITIES)}; {config.name!r} has rows "
+            "of its own"
+        )
+    in_files = own_rows and config.name != "digits" and ":" not in config.name
+    if config.root and (not in_files or config.name.endswith(".npz")):
+        raise ConfigError(
+            f"data.root: only for data sets in IDX files; remove it for {config.name}"
+        )
 
 
 @dataclass(frozen=True)

@@ -354,23 +354,26 @@ def _run(
 def _interruptible(scheduler: Scheduler) -> Iterator[None]:
     """The first Ctrl-C ends the run after the cycle in hand, the second at once.
 
-    While the actors are still starting there is nothing to save, and the first ends it at once.
+    While the actors are still starting there is nothing to save, and the first ends it at once;
+    but not while Ray itself starts, which an exception would leave in pieces.
     """
 
     def stop(number: int, frame: object) -> None:
         # From here on Ctrl-C is the system's again: even a clean-up that hangs can be left, and
         # Ray's processes end with this one.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        # Should the exception be lost in someone's callback, the run ends at its next cycle.
-        scheduler.interrupt()
         raise KeyboardInterrupt
 
     def finish(number: int, frame: object) -> None:
-        if scheduler.run_dir == Path():
+        connecting = scheduler.experiment.scheduler.backend == "ray" and not hasattr(
+            scheduler, "backend"
+        )
+        if scheduler.run_dir == Path() and not connecting:
             stop(number, frame)
         signal.signal(signal.SIGINT, stop)
         scheduler.interrupt()
-        _warn("finishing the cycle in hand; Ctrl-C again stops at once")
+        first = "waiting until Ray has started" if connecting else "finishing the cycle in hand"
+        _warn(f"{first}; Ctrl-C again stops at once")
 
     before = signal.signal(signal.SIGINT, finish)
     try:
@@ -388,6 +391,7 @@ def _report(experiment: Experiment, summary: Summary) -> None:
     print(f"{experiment.name}: {outcome(experiment, summary)}")
     counts = [f"{number(summary[name])} {name}" for name in dict.fromkeys((clock, "updates"))]
     print(f"{', '.join(counts)} in {summary['seconds']:.1f} s ({number(per_second)} {clock}/s)")
+    print("where the time went")
     console.print(time_table(summary))
     print(f"bottleneck: {summary['bottleneck']}")
     if summary["bottleneck"] == "calls" and experiment.scheduler.backend == "ray":

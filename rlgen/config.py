@@ -289,6 +289,7 @@ def resolve_experiment(plain: Mapping[str, Any]) -> Experiment:
     plain["hyperparameters"] = _validate(algorithm.Config, given or {}, "hyperparameters")
     experiment: Experiment = _validate(Experiment, plain, "")
     _check_stop(experiment)
+    _check_used(experiment, algorithm)
     if experiment.scheduler.mode not in algorithm.modes:
         raise ConfigError(
             f"scheduler.mode: {experiment.algorithm} runs only in mode {'/'.join(algorithm.modes)}"
@@ -324,6 +325,24 @@ def _check_stop(experiment: Experiment) -> None:
         raise ConfigError("stop: give at least one condition, such as stop.seconds=60")
     if stop.target is not None and experiment.evaluation.every == 0:
         raise ConfigError("stop.target: needs evaluation.every, or it would never be looked at")
+
+
+def _check_used(experiment: Experiment, algorithm: Any) -> None:
+    """Refuse settings that would be ignored."""
+    unused: list[tuple[str, Section | None, tuple[str, ...]]] = []
+    if experiment.source == "model":
+        keys = ("num_envs", "frame_stack", "normalize_observation")
+        unused.append(("env", experiment.env, keys))
+    elif not algorithm.uses_network:
+        unused.append(("env", experiment.env, ("normalize_observation",)))
+    if experiment.source == "data":
+        unused.append(("evaluation", experiment.evaluation, ("episodes", "max_steps")))
+    for name, section, keys in unused:
+        for key in keys:
+            if section and getattr(section, key) != type(section).model_fields[key].default:
+                raise ConfigError(
+                    f"{name}.{key}: {experiment.algorithm} has no use for it; remove it"
+                )
 
 
 def _validate(model: type[BaseModel], plain: Any, prefix: str) -> Any:

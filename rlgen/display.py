@@ -172,7 +172,7 @@ def outcome(experiment: Experiment, summary: Summary) -> str:
 
 def time_table(summary: Summary) -> Table:
     """Where the time of every role went, as shares of the wall clock."""
-    table = Table(title="where the time went", title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 2))
     for heading in ("role", "share", "at"):
         table.add_column(heading, justify="right" if heading == "share" else "left")
     for role, parts in summary["time_share"].items():

@@ -42,7 +42,7 @@ def n_step_returns(
     last[-1] = True
     cut = (truncated | last) & ~terminated
     returns = reward + gamma * torch.where(cut, next_value, 0.0)
-    carry = gamma * ~(cut | terminated)
+    carry = gamma * (~(cut | terminated)).to(reward)
     rows, carries = (
         returns.unbind(0),
         carry.unbind(0),

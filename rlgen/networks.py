@@ -84,8 +84,8 @@ class Encoder(nn.Module):
             columns = observation.long().unsqueeze(-1) if self.single else observation.long()
             parts = [functional.one_hot(columns[..., i], n) for i, n in enumerate(self.classes)]
             return torch.cat(parts, dim=-1).float()
-        features = observation if self.dims == 1 else observation.flatten(-self.dims)
-        features = features.float()
+        leading = observation.shape[: observation.dim() - self.dims]
+        features = observation.reshape(*leading, self.size).float()
         if self.scale_bytes:
             features = features / 255.0
         if self.normalize:

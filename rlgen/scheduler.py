@@ -20,13 +20,14 @@ from rlgen import checkpoint, rundir
 from rlgen.config import Experiment
 from rlgen.crew import Crew
 from rlgen.cycle import Counters, Cycle
-from rlgen.errors import CheckpointError, ConfigError
+from rlgen.errors import CheckpointError, ConfigError, WorkerDied
 from rlgen.generative import pictures
 from rlgen.plan import connect, make_plan
 from rlgen.problem import load_problem
 from rlgen.tracking import Tracker
 
 Summary = dict[str, Any]
+DISPLAY_EVERY_S = 0.1
 TRACED_CYCLE = 20  # by then everything is warm
 
 
@@ -75,11 +76,13 @@ class Scheduler:
         self.run_dir = Path()
         self.interrupted = False
         self.evaluation: dict[str, Any] | None = None  # the latest one
+        self._budgets = experiment.stop.model_dump(exclude_none=True, exclude={"target"})
         self._evaluated_version = -1
         self._pending: tuple[Any, Any, Counters] | None = None
         self._reached: Any = None  # weights that reached the target
         self._seconds: dict[str, Counter[str]] = {"worker": Counter(), "learner": Counter()}
         self._latest: dict[str, Any] = {}
+        self._displayed = 0.0
 
     def interrupt(self) -> None:
         """End the run after the cycle in hand, with a checkpoint."""
@@ -114,10 +117,20 @@ class Scheduler:
             tracker.close(summary)
             tracker = None
             return summary
+        except WorkerDied as error:
+            if not self._kept():
+                raise
+            again = f"go on from its last checkpoint with 'rlgen resume {self.run_dir}'"
+            raise WorkerDied(f"{error}; {again}") from error
         finally:
             if tracker is not None:
                 tracker.close(None)
             self.backend.shutdown()
+
+    def _kept(self) -> bool:
+        """Whether the run has a checkpoint."""
+        folder = self.run_dir / rundir.CHECKPOINTS
+        return self.run_dir != Path() and folder.is_dir() and any(folder.iterdir())
 
     def warn(self, message: str) -> None:
         """Tell the user, and keep it in the run's records."""
@@ -131,7 +144,8 @@ class Scheduler:
 
     def _loop(self) -> Summary:
         self._began = time.monotonic() - self.cycle.counters.seconds
-        self._first = (self.ticks(), time.monotonic())
+        self._first = replace(self.cycle.counters)
+        self._first_ticks = self.ticks()
         self._window = Window(time.monotonic(), self.ticks())
         step = self.cycle.sync if self._sync else self.cycle.asynchronous
         while (reason := self._stop_reason()) is None:
@@ -141,7 +155,7 @@ class Scheduler:
             self._evaluate(before)
             self._checkpoint_if_due(before)
             self._record_if_due()
-            self.display(self._progress())
+            self._display_if_due()
         return self._finish(reason)
 
     @property
@@ -168,9 +182,8 @@ class Scheduler:
 
     def _fractions(self) -> dict[str, float]:
         """How far each budget is used up."""
-        budgets = self.experiment.stop.model_dump(exclude_none=True, exclude={"target"})
-        used = asdict(self.cycle.counters)
-        return {name: used[name] / budget for name, budget in budgets.items()}
+        counters = self.cycle.counters
+        return {name: getattr(counters, name) / most for name, most in self._budgets.items()}
 
     def _finish(self, reason: str) -> Summary:
         self.cycle.settle()
@@ -197,7 +210,7 @@ class Scheduler:
 
     def _summary(self, reason: str, path: Path) -> Summary:
         counters = self.cycle.counters
-        rate = self._progress().rate
+        first, elapsed = self._first, self._elapsed()
         return {
             "run_dir": str(self.run_dir),
             "experiment": self.experiment.name,
@@ -205,8 +218,8 @@ class Scheduler:
             "seed": self.experiment.seed,
             **asdict(counters),
             "wall_s": counters.seconds,
-            "env_steps_per_s": rate if self.experiment.clock == "env_steps" else 0.0,
-            "updates_per_s": counters.updates / max(counters.seconds, 1e-9),
+            "env_steps_per_s": (counters.env_steps - first.env_steps) / elapsed,
+            "updates_per_s": (counters.updates - first.updates) / elapsed,
             "evaluation": self.evaluation,
             "metrics": self._latest,
             "stop_reason": reason,
@@ -239,30 +252,36 @@ class Scheduler:
         elapsed = max(now - window.began, 1e-9)
         values: dict[str, Any] = asdict(self.cycle.counters)
         values[f"{self.experiment.clock}_per_s"] = (self.ticks() - window.ticks) / elapsed
-        values |= (
-            {"lag_mean": float(np.mean(window.lags)), "lag_max": max(window.lags)}
-            if (window.lags)
-            else {}
-        )
+        if window.lags:
+            values |= {"lag_mean": float(np.mean(window.lags)), "lag_max": max(window.lags)}
         if window.returns:
             self._latest["episode_return"] = float(np.mean(window.returns))
             self._latest["episode_length"] = float(np.mean(window.lengths))
         self.record("train", values | self._latest)
         self._window = Window(now, self.ticks())
 
+    def _display_if_due(self) -> None:
+        now = time.monotonic()
+        if now - self._displayed >= DISPLAY_EVERY_S:
+            self._displayed = now
+            self.display(self._progress())
+
+    def _elapsed(self) -> float:
+        """Seconds of the loop since this process took the run up."""
+        return max(self.cycle.counters.seconds - self._first.seconds, 1e-9)
+
     def _progress(self) -> Progress:
-        first_ticks, since = self._first
-        rate = (self.ticks() - first_ticks) / max(time.monotonic() - since, 1e-9)
+        elapsed = self._elapsed()
+        rate = (self.ticks() - self._first_ticks) / elapsed
         fraction = min(max(self._fractions().values(), default=0.0), 1.0)
         done = fraction - self._first_fraction
-        elapsed = time.monotonic() - since
         left = elapsed * (1.0 - fraction) / done if done > 0 else None
         counters = asdict(self.cycle.counters)
         return Progress(counters, rate, fraction, left, self._latest, self.evaluation)
 
     def _time_share(self) -> dict[str, Any]:
         """Where each role's time went, as shares of the run, and which of them held it up."""
-        wall = max(time.monotonic() - self._first[1], 1e-9)
+        wall = self._elapsed()
         count = self.experiment.scheduler.workers
         share = {
             "worker": {k: v / wall / count for k, v in self._seconds["worker"].items()},

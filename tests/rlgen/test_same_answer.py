@@ -40,7 +40,7 @@ def test_stopped_and_resumed_equals_uninterrupted(name, tmp_path):
 @pytest.mark.parametrize("changes", [{"scheduler.workers": 1}, {"scheduler.backend": "ray"}])
 def test_dqn_goes_on_with_other_workers_or_another_backend(changes, tmp_path):
     half = train("dqn", tmp_path, {"stop.env_steps": 900})
-    experiment, folder = api.prepare_resume(half.dir, {"stop.env_steps": 1500, **changes})
+    _, folder = api.prepare_resume(half.dir, {"stop.env_steps": 1500, **changes})
     stored = {"replay", "learner"}
     assert stored <= {path.stem for path in folder.glob("*.json")}
     resumed = rlgen.resume(half.dir, {"stop.env_steps": 1500, **changes})

@@ -63,6 +63,7 @@ AsJson = Annotated[
     typer.Option("--json", help="Print one JSON object as the last line of stdout"),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors")]
+Trace = Annotated[bool, typer.Option("--trace", help="Print one batch's way with its times")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress")]
 
 
@@ -125,6 +126,7 @@ def options(
 def train(
     config: ConfigName,
     overrides: Overrides = None,
+    trace: Trace = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -133,7 +135,7 @@ def train(
     with replying(as_json, debug) as answer:
         from rlgen.config import load_experiment
 
-        _run(answer, load_experiment(config, overrides or ()), quiet)
+        _run(answer, load_experiment(config, overrides or ()), quiet, trace=trace)
 
 
 @app.command()
@@ -328,13 +330,14 @@ def _run(
     quiet: bool,
     run_dir: Path | None = None,
     checkpoint: Path | None = None,
+    trace: bool = False,
 ) -> None:
     """Train, and say what came of it."""
     from rlgen.display import Display
     from rlgen.scheduler import Scheduler
 
     display = Display(experiment, console, quiet)
-    scheduler = Scheduler(experiment, display, _warn)
+    scheduler = Scheduler(experiment, display, _warn, _trace if trace else None)
     with _interruptible(scheduler), display:
         try:
             summary = scheduler.run(run_dir, checkpoint)
@@ -391,10 +394,11 @@ def _report(experiment: Experiment, summary: Summary) -> None:
     print(f"{experiment.name}: {outcome(experiment, summary)}")
     counts = [f"{number(summary[name])} {name}" for name in dict.fromkeys((clock, "updates"))]
     print(f"{', '.join(counts)} in {summary['seconds']:.1f} s ({number(per_second)} {clock}/s)")
+    print(", ".join(f"{name} {value:.7g}" for name, value in summary["metrics"].items()))
     print("where the time went")
     console.print(time_table(summary))
     print(f"bottleneck: {summary['bottleneck']}")
-    if summary["bottleneck"] == "calls" and experiment.scheduler.backend == "ray":
+    if summary["bottleneck"] == "driver" and experiment.scheduler.backend == "ray":
         print("  so small a problem is faster with scheduler.backend=inline")
     print(f"run: {run_dir}")
     if summary["stop_reason"] == "interrupted":
@@ -405,6 +409,10 @@ def _report(experiment: Experiment, summary: Summary) -> None:
         print(f"      rlgen sample {run_dir} -o samples.png")
     if summary["stop_reason"] in ("env_steps", "updates", "epochs", "seconds"):
         print(f"      rlgen resume {run_dir} stop.{summary['stop_reason']}=...")
+
+
+def _trace(line: str) -> None:
+    console.print(line, soft_wrap=True)
 
 
 def _warn(message: str) -> None:

@@ -331,7 +331,7 @@ def _check_used(experiment: Experiment, algorithm: Any) -> None:
     """Refuse settings that would be ignored."""
     unused: list[tuple[str, Section | None, tuple[str, ...]]] = []
     if experiment.source == "model":
-        keys = ("num_envs", "frame_stack", "normalize_observation")
+        keys: tuple[str, ...] = ("num_envs", "frame_stack", "normalize_observation")
         unused.append(("env", experiment.env, keys))
     elif not algorithm.uses_network:
         unused.append(("env", experiment.env, ("normalize_observation",)))

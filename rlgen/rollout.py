@@ -59,7 +59,7 @@ class Worker:
         self.algorithm = build(experiment, seed)
         self.rng = self.algorithm.rng
         self.version = -1
-        self.idle_since = time.time()
+        self.idle_since: float | None = None
 
     def produce(self, weights: np.ndarray, version: int, env_steps: int) -> Produced:
         """One batch made with the given weights, and what the scheduler needs to know of it.
@@ -74,11 +74,11 @@ class Worker:
             write_weights(self.algorithm, weights)
             self.version = version
         self.algorithm.env_steps = env_steps
-        seconds = {"waiting": began - self.idle_since}
+        seconds = {"waiting": began - (self.idle_since or began)}
         batch, info = self._make(seconds)
-        self.idle_since = time.time()
+        ended = self.idle_since = time.time()
         info |= {"worker": self.index, "version": version, "seconds": seconds}
-        return batch, info | {"began": began, "ended": self.idle_since}
+        return batch, info | {"began": began, "ended": ended}
 
     def _make(self, seconds: dict[str, float]) -> Produced:
         """One batch and its info; adds to ``seconds`` where the time went."""

@@ -103,6 +103,8 @@ class Scheduler:
         self.backend = connect(self.experiment, list(plan.values()))
         tracker = None
         try:
+            if self.interrupted:  # while Ray started, which nothing may break off
+                raise KeyboardInterrupt
             self.crew = Crew(self.experiment, self.backend, plan, self.warn)
             self._start(resume)
             self.run_dir = run_dir or rundir.create(self.experiment)
@@ -253,7 +255,7 @@ class Scheduler:
         values: dict[str, Any] = asdict(self.cycle.counters)
         values[f"{self.experiment.clock}_per_s"] = (self.ticks() - window.ticks) / elapsed
         if window.lags:
-            values |= {"lag_mean": float(np.mean(window.lags)), "lag_max": max(window.lags)}
+            self._latest |= {"lag_mean": float(np.mean(window.lags)), "lag_max": max(window.lags)}
         if window.returns:
             self._latest["episode_return"] = float(np.mean(window.returns))
             self._latest["episode_length"] = float(np.mean(window.lengths))
@@ -294,7 +296,7 @@ class Scheduler:
             if what != "waiting"
         }
         # What is left is the driver's share: calls, records, waiting for the last worker.
-        busy["calls"] = max(0.0, 1.0 - max(sum(self._busy(parts)) for parts in share.values()))
+        busy["driver"] = max(0.0, 1.0 - max(sum(self._busy(parts)) for parts in share.values()))
         return {"time_share": share, "bottleneck": max(busy, key=busy.__getitem__)}
 
     @staticmethod

@@ -1,0 +1,151 @@
+"""Asynchronous advantage actor-critic."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rlgen.algorithm import Algorithm, Metrics, Problem
+from rlgen.config import Hyperparameters
+from rlgen.networks import Encoder, mlp, policy_head
+from rlgen.returns import n_step_returns
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class A3CConfig(Hyperparameters):
+    """Hyper-parameters of A3C."""
+
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.99  # discount, in [0, 1]
+    rollout_steps: Annotated[int, Field(ge=1)] = 16  # n, steps per environment and gradient
+    learning_rate: Positive = 1e-3  # of RMSprop, > 0
+    rmsprop_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99  # of the squared gradients, in [0, 1)
+    rmsprop_epsilon: Positive = 1e-5  # added to their root, > 0
+    value_coefficient: NotNegative = 0.5  # c_v, >= 0
+    entropy_coefficient: NotNegative = 0.01  # c_e, >= 0
+    max_gradient_norm: Positive = 0.5  # clipped above it, > 0
+
+
+class ActorCritic(nn.Module):
+    """Policy and value of a state, with a torso each: neither's loss disturbs the other's."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        assert problem.network and problem.observation_space
+        hidden, activation = problem.network.hidden, problem.network.activation
+        self.encoder = Encoder(problem.observation_space, problem.normalize_observation)
+        self.head = policy_head(problem.action_space)
+        self.policy = mlp([self.encoder.size, *hidden, self.head.size], activation, last_gain=0.01)
+        self.value = mlp([self.encoder.size, *hidden, 1], activation)
+
+
+class A3C(Algorithm):
+    """A3C: workers compute n-step actor-critic gradients, the learner applies them (section 14.5).
+
+    A worker runs n steps in its environments with its copy of the parameters, bootstraps the
+    returns R_t (`rlgen.returns.n_step_returns`; n steps instead of the one of eq 14.71) and sends
+    the gradient of
+
+        mean [ -log pi(a_t | s_t) * (R_t - V(s_t)) + c_v (R_t - V(s_t))^2 - c_e H(pi(. | s_t)) ]
+
+    (eq 14.73 and 14.72; the advantage and R_t are constants; gamma^t is left out, or late steps
+    would not count). The learner makes one RMSprop step per gradient as they arrive, with
+    statistics shared by all workers, on parameters that may be newer than the gradient's own.
+
+    Mnih et al., *Asynchronous methods for deep reinforcement learning*, 2016.
+    """
+
+    Config = A3CConfig
+    uses_network = True
+    modes = ("async", "sync")
+    batch_axis = 0
+    config: A3CConfig
+
+    @classmethod
+    def check(cls, problem: Problem) -> None:
+        """Refuse spaces that no policy head fits."""
+        policy_head(problem.action_space)
+
+    def __init__(self, config: A3CConfig, problem: Problem, rng: np.random.Generator) -> None:
+        super().__init__(config, problem, rng)
+        self.network = ActorCritic(problem)
+        self.optimizer = torch.optim.RMSprop(
+            self.network.parameters(),
+            lr=config.learning_rate,
+            alpha=config.rmsprop_decay,
+            eps=config.rmsprop_epsilon,
+            foreach=True,
+        )
+
+    def act(self, observation: Tensor, greedy: bool) -> dict[str, Tensor]:
+        """Actions drawn from the policy; its mode when greedy."""
+        net = self.network
+        outputs = net.policy(net.encoder(observation))
+        return {"action": net.head.mode(outputs) if greedy else net.head.sample(outputs)}
+
+    def process(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The gradient of a rollout ``(T, B, ...)`` as one row ``(1, P)``, and its metrics."""
+        net, config, valid = self.network, self.config, batch["valid"]
+        features = net.encoder(batch["observation"][valid])
+        value = net.value(features).squeeze(-1)
+        return_ = self._returns(batch)[valid]
+        advantage = return_ - value.detach()
+        outputs = net.policy(features)
+        log_prob = net.head.log_prob(outputs, batch["action"][valid])
+        rows = max(len(value), 1)
+        policy_loss = -(log_prob * advantage).sum() / rows
+        value_loss = (return_ - value).square().sum() / rows
+        entropy = net.head.entropy(outputs).sum() / rows
+        loss = (
+            policy_loss
+            + config.value_coefficient * value_loss
+            - config.entropy_coefficient * entropy
+        )
+        gradients = torch.autograd.grad(loss, list(net.parameters()))
+        metrics = {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+        }
+        columns = {name: metric.detach().reshape(1) for name, metric in metrics.items()}
+        return columns | {"gradient": torch.cat([g.reshape(-1) for g in gradients])[None]}
+
+    def _returns(self, batch: dict[str, Tensor]) -> Tensor:
+        """Bootstrapped returns ``(T, B)``; V is only evaluated where a return is cut."""
+        cut = batch["truncated"].clone()
+        cut[-1] = True
+        next_value = torch.zeros_like(batch["reward"])
+        with torch.no_grad():
+            features = self.network.encoder(batch["next_observation"][cut])
+            next_value[cut] = self.network.value(features).squeeze(-1)
+        return n_step_returns(
+            batch["reward"],
+            next_value,
+            batch["terminated"],
+            batch["truncated"],
+            self.config.gamma,
+        )
+
+    def update(self, batch: dict[str, Tensor]) -> Metrics:
+        """Apply the gradients ``(n, P)`` one after the other."""
+        parameters = list(self.network.parameters())
+        sizes = [p.numel() for p in parameters]
+        for row in batch["gradient"]:
+            for parameter, part in zip(parameters, row.split(sizes), strict=True):
+                # A copy: clipping writes, and the batch may be read-only shared memory.
+                parameter.grad = part.view_as(parameter).clone()
+            norm = nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
+            self.optimizer.step()
+        metrics = {name: batch[name].mean() for name in ("policy_loss", "value_loss", "entropy")}
+        return metrics | {"gradient_norm": norm}
+
+
+if __name__ == "__main__":
+    import rlgen
+
+    rlgen.train("a3c-cartpole")

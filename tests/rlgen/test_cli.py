@@ -1,0 +1,539 @@
+"""The command line, as a user meets it: answers, mistakes, Ctrl-C."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from rlgen import __version__, cli, display
+from rlgen.config import load_experiment
+from rlgen.scheduler import Progress
+
+PLANNER = ["value-iteration-frozenlake", "stop.updates=5", "evaluation.episodes=2"]
+AGENT = ["q-learning-cliff", "stop.env_steps=2000", "evaluation.episodes=2"]
+MODEL = ["vae-digits", "stop.epochs=1"]
+PATIENCE = 120.0  # seconds until a test gives up on a subprocess
+
+
+def rlgen(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def answer(*arguments):
+    """The JSON object of a command that must succeed."""
+    result = rlgen(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 1  # whatever else is said is on stderr
+    return json.loads(lines[-1])
+
+
+def tree(folder):
+    """Every file below a folder, with its content."""
+    return {p: p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def run_in(folder, arguments):
+    """Train in a folder; the run's directory."""
+    return Path(answer("train", *arguments, f"run.dir={folder}", "--quiet")["run_dir"])
+
+
+@pytest.fixture(scope="module")
+def agent_run(tmp_path_factory):
+    return run_in(tmp_path_factory.mktemp("agent"), AGENT)
+
+
+@pytest.fixture(scope="module")
+def model_run(tmp_path_factory):
+    return run_in(tmp_path_factory.mktemp("model"), MODEL)
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+def test_the_version_is_that_of_the_package():
+    assert rlgen("--version").stdout == f"rlgen {__version__}\n"
+
+
+def test_the_module_runs_as_the_command_does(in_tmp):
+    done = subprocess.run([sys.executable, "-m", "rlgen", "--version"], capture_output=True)
+    assert done.stdout.decode() == f"rlgen {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unneeded"),
+    [
+        (["--help"], ["torch", "ray", "gymnasium", "pydantic_core"]),
+        (["list"], ["torch", "ray"]),
+        (["show", "q-learning-cliff"], ["ray"]),
+        (["train", *PLANNER, "--quiet"], ["ray"]),
+    ],
+)
+def test_commands_import_only_what_they_use(arguments, unneeded, in_tmp):
+    code = (
+        "import sys\n"
+        "from rlgen.cli import app\n"
+        "try: app(sys.argv[1:])\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        f"print([name for name in {unneeded} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1:] == ["[]"], done.stderr
+
+
+def test_list_names_what_there_is_with_a_line_each():
+    listed = answer("list")
+    assert set(listed) == {"agents", "models", "environments", "configs"}
+    assert listed["agents"]["q-learning"].startswith("Q-learning:")
+    assert {"vae", "rbm"} <= set(listed["models"])
+    for kind in ("agents", "models", "configs"):
+        assert all(text and "missing" not in text for text in listed[kind].values()), kind
+    assert listed["environments"][0] == "rlgen/Cliff-v0"
+    assert "CartPole-v1" in listed["environments"]
+    assert "CartPole-v0" not in listed["environments"]  # an older version
+    plain = rlgen("list").stdout
+    assert all(name in plain for name in [*listed["configs"], *listed["environments"]])
+
+
+def test_show_gives_every_default_and_the_plan():
+    shown = answer("show", *AGENT, "scheduler.workers=3")
+    assert shown["config"]["scheduler"]["mode"] == "sync"  # a default
+    assert shown["config"]["stop"]["env_steps"] == 2000
+    counts = {role["name"]: role["count"] for role in shown["plan"]}
+    assert counts == {"learner": 1, "worker": 3, "evaluator": 1}
+    assert shown["cores"] >= 1
+    plain = rlgen("show", *AGENT, "scheduler.workers=3", "scheduler.backend=ray").stdout
+    assert "env_steps: 2000" in plain and "a private cluster here: 5 CPUs" in plain
+
+
+def test_doctor_says_ok_or_what_to_do(in_tmp, monkeypatch):
+    monkeypatch.delenv("RLGEN_DATA", raising=False)
+    result = rlgen("doctor", "--json")
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert result.exit_code == (0 if found["ok"] else 1)
+    names = {finding["name"] for finding in found["findings"]}
+    assert {"python", "torch", "ray", "gpu", "data", "runs"} <= names
+    assert list(in_tmp.iterdir()) == []
+
+    monkeypatch.setenv("RLGEN_DATA", str(in_tmp / "nowhere"))
+    result = rlgen("doctor")
+    assert result.exit_code == 1
+    assert f"problem  data: RLGEN_DATA={in_tmp / 'nowhere'} is not a folder" in result.stdout
+    assert "-> make it, or set RLGEN_DATA" in result.stdout
+
+
+def test_train_sums_up_and_says_what_is_next(in_tmp):
+    result = rlgen("train", *AGENT)
+    assert result.exit_code == 0, result.stderr
+    assert "where the time went" in result.stdout and "bottleneck: " in result.stdout
+    assert f"next: rlgen eval runs{os.sep}q-learning-cliff{os.sep}" in result.stdout
+    assert "greedy return" in result.stdout
+
+
+def test_the_train_summary_has_what_scripts_need(in_tmp):
+    summary = answer("train", *AGENT)
+    keys = "run_dir algorithm seed env_steps updates wall_s env_steps_per_s evaluation stop_reason"
+    assert set(keys.split()) <= set(summary)
+    assert {"mean", "std", "episodes"} <= set(summary["evaluation"])
+    assert summary["algorithm"] == "q-learning" and summary["seed"] == 0
+    stored = json.loads((Path(summary["run_dir"]) / "summary.json").read_text())
+    assert stored == summary
+
+
+def test_resume_goes_on_where_the_run_stood(tmp_path):
+    arguments = ["q-learning-cliff", "stop.target=", "evaluation.episodes=2"]
+    first = answer("train", *arguments, "stop.env_steps=1000", f"run.dir={tmp_path}")
+    second = answer("resume", first["run_dir"], "stop.env_steps=2000")
+    whole = answer("train", *arguments, "stop.env_steps=2000", f"run.dir={tmp_path}")
+    assert second["run_dir"] == first["run_dir"] and second["env_steps"] == whole["env_steps"]
+    weights = [Path(s["checkpoint"]) / "weights.safetensors" for s in (second, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_eval_of_an_agent_counts_episodes(agent_run):
+    evaluation = answer("eval", agent_run, "--episodes", 3)
+    assert evaluation["metric"] == "return" and evaluation["episodes"] == 3
+    assert "over 3 episodes" in rlgen("eval", agent_run, "--episodes", 3).stdout
+
+
+def test_eval_of_a_model_takes_a_split(model_run):
+    test, validation = (answer("eval", model_run, "--split", s) for s in ("test", "validation"))
+    assert answer("eval", model_run) == test
+    assert test["mean"] != validation["mean"] and test["rows"] > 100
+
+
+def test_sample_draws_a_picture_that_its_seed_repeats(model_run, tmp_path):
+    drawn = answer("sample", model_run, "-o", tmp_path / "a.png", "-n", 5)
+    assert drawn["file"] == str(tmp_path / "a.png") and drawn["count"] == 5
+    with Image.open(tmp_path / "a.png") as picture:
+        assert min(picture.size) >= 8
+    for name, seed in (("b", 0), ("c", 1)):
+        answer("sample", model_run, "-o", tmp_path / f"{name}.png", "-n", 5, "--seed", seed)
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+# --- progress -----------------------------------------------------------------------------------
+
+PROGRESS = Progress(
+    counters={"cycles": 9, "env_steps": 43_008, "updates": 84, "dropped": 0, "seconds": 24.1},
+    rate=1790.4,
+    fraction=0.43,
+    seconds_left=31.6,
+    latest={"entropy": 0.61234, "episode_return": 123.44},
+    evaluation={"metric": "return", "mean": 500.0, "std": 0.0, "episodes": 20},
+)
+
+
+def test_a_pipe_gets_few_plain_lines(capsys, monkeypatch):
+    show = display.Display(load_experiment("q-learning-cliff"), Console(file=io.StringIO()))
+    with show:
+        show(PROGRESS)
+        assert capsys.readouterr().out == ""  # not two seconds yet
+        monkeypatch.setattr(display, "SECONDS_PER_LINE", 0.0)
+        show(PROGRESS)
+    assert capsys.readouterr().out == (
+        "env_steps 43,008  updates 84  (43%)  1,790 env_steps/s  0:00:32 left  "
+        "episode_return 123.4  entropy 0.6123  "
+        "evaluation: greedy return 500.0 ± 0.0 over 20 episodes\n"
+    )
+
+
+def test_a_terminal_gets_a_live_picture(capsys):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with display.Display(load_experiment("q-learning-cliff"), console) as show:
+        show(PROGRESS)
+    seen = console.file.getvalue()
+    assert "starting 1 worker (inline)" in seen  # before the first cycle
+    assert "43%" in seen and "0:00:32 left" in seen and "1,790 env_steps/s" in seen
+    assert "evaluation: greedy return 500.0 ± 0.0 over 20 episodes" in seen
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet_shows_nothing(terminal, capsys, monkeypatch):
+    monkeypatch.setattr(display, "SECONDS_PER_LINE", 0.0)
+    console = Console(file=io.StringIO(), force_terminal=terminal)
+    with display.Display(load_experiment("q-learning-cliff"), console, quiet=True) as show:
+        show(PROGRESS)
+    assert (console.file.getvalue(), capsys.readouterr().out) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("target", "reached the target: greedy return 500.0 ± 0.0 over 20 episodes (target 475)"),
+        ("converged", "converged after 84 updates; greedy return 500.0 ± 0.0 over 20 episodes"),
+        ("interrupted", "interrupted; greedy return 500.0 ± 0.0 over 20 episodes"),
+        (
+            "env_steps",
+            "ended after 9,000 environment steps (stop.env_steps); greedy return 500.0 ± 0.0 over "
+            "20 episodes (target 475 not reached)",
+        ),
+    ],
+)
+def test_the_end_is_said_in_words(reason, words):
+    overrides = ["stop.env_steps=9000", "stop.target=475", "evaluation.every=100"]
+    experiment = load_experiment("q-learning-cliff", overrides)
+    summary = {"stop_reason": reason, "evaluation": PROGRESS.evaluation, "updates": 84}
+    assert display.outcome(experiment, summary) == words
+
+
+# --- mistakes -----------------------------------------------------------------------------------
+
+
+def refused(message, *arguments):
+    """A command that must fail with one short line that holds ``message``, and status 2."""
+    result = rlgen(*arguments)
+    assert result.exit_code == 2, (result.stdout, result.stderr)
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("rlgen: ") and len(lines[0]) < 500, lines
+    assert message in lines[0]
+
+
+def write_idx(root):
+    """A folder like MNIST's, whose training images are cut short."""
+    (root / "mnist").mkdir(parents=True)
+    header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (100, 28, 28))
+    content = gzip.compress(header + bytes(5000))
+    (root / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(content)
+    return root
+
+
+NOWHERE = "scheduler={backend: ray, address: '127.0.0.1:9'}"
+MISTAKES = {
+    "unknown config": ("did you mean 'q-learning-cliff'?", ["q-learning-clif"]),
+    "unknown key": ("did you mean 'workers'?", [*AGENT, "scheduler.worker=2"]),
+    "wrong type": ("workers: input should be a valid integer", [*AGENT, "scheduler.workers=two"]),
+    "out of range": ("hyperparameters.gamma: ", [*AGENT, "hyperparameters.gamma=2"]),
+    "no workers": ("scheduler.workers: ", [*AGENT, "scheduler.workers=-1"]),
+    "unknown environment": ("NoSuchThing-v0", [*AGENT, "env={id: NoSuchThing-v0}"]),
+    "continuous actions": ("action", ["dqn-cartpole", "env.id=Pendulum-v1"]),
+    "no model": ("CartPole-v1", [*PLANNER, "env={id: CartPole-v1}"]),
+    "missing data": ("nowhere", ["vae-mnist", "data.root=nowhere"]),
+    "no data root": ("RLGEN_DATA", ["vae-mnist"]),
+    "no cluster": ("no Ray cluster could be used at '127.0.0.1:9'", [*AGENT, NOWHERE]),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_gets_one_line_and_writes_nothing(case, in_tmp, monkeypatch):
+    monkeypatch.delenv("RLGEN_DATA", raising=False)
+    message, arguments = MISTAKES[case]
+    refused(message, "train", *arguments)
+    assert list(in_tmp.iterdir()) == []
+
+
+def test_a_corrupt_data_file_is_named(in_tmp):
+    root = write_idx(in_tmp / "data")
+    refused("train-images-idx3-ubyte.gz", "train", "vae-mnist", f"data.root={root}")
+    assert not (in_tmp / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_is_not_promised_where_there_is_none(in_tmp):
+    refused("learner_gpus", "train", *MODEL, "scheduler.learner_gpus=1")
+    assert list(in_tmp.iterdir()) == []
+
+
+def test_a_mistake_is_also_an_answer_for_scripts(in_tmp):
+    result = rlgen("train", "q-learning-clif", "--json")
+    assert result.exit_code == 2
+    assert "did you mean" in json.loads(result.stdout)["error"]
+
+
+def test_debug_shows_the_traceback(in_tmp):
+    result = rlgen("train", "q-learning-clif", "--debug")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr and "in read_config" in result.stderr
+
+
+def test_an_unexpected_error_is_short_and_points_to_debug(in_tmp, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("by chance")
+
+    monkeypatch.setattr("rlgen.config.load_experiment", broken)
+    result = rlgen("train", *AGENT)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "rlgen: ZeroDivisionError: by chance; run again with --debug to see where\n"
+    )
+
+
+def test_what_is_not_a_run_is_refused(in_tmp):
+    for command in (["resume"], ["eval"], ["sample", "-o", "x.png"]):
+        refused("'nowhere' is not a run", command[0], "nowhere", *command[1:])
+    assert list(in_tmp.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path):
+    run = run_in(tmp_path, PLANNER)
+    weights = next(run.rglob("weights.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-8])
+    before = tree(tmp_path)
+    refused("weights.safetensors", "resume", run, "stop.updates=9")
+    refused("weights.safetensors", "eval", run)
+    assert tree(tmp_path) == before
+
+
+def test_a_checkpoint_of_another_algorithm_is_refused(tmp_path, agent_run):
+    run = run_in(tmp_path, PLANNER)
+    shutil.rmtree(run / "checkpoints")
+    shutil.copytree(agent_run / "checkpoints", run / "checkpoints")
+    before = tree(tmp_path)
+    message = "a checkpoint of algorithm 'q-learning', not of 'value-iteration'"
+    refused(message, "resume", run, "stop.updates=9")
+    refused(message, "eval", run)
+    assert tree(tmp_path) == before
+
+
+def test_a_resumed_run_stays_the_same_experiment(agent_run):
+    before = tree(agent_run)
+    refused("seed: a resumed run may change scheduler, stop", "resume", agent_run, "seed=4")
+    refused("stop.env_steps: this run is already there", "resume", agent_run, "stop.target=")
+    assert tree(agent_run) == before
+
+
+def test_options_that_do_not_fit_the_run_are_refused(agent_run, model_run, in_tmp):
+    refused("only models of data have samples", "sample", agent_run, "-o", "x.png")
+    refused("trains in an environment", "eval", agent_run, "--split", "test")
+    refused("trains on data", "eval", model_run, "--episodes", 3)
+    refused("did you mean 'validation'?", "eval", model_run, "--split", "valid")
+    refused("ends in .png, got 'x.jpg'", "sample", model_run, "-o", "x.jpg")
+    refused("there is no folder 'no'", "sample", model_run, "-o", "no/x.png")
+    assert list(in_tmp.iterdir()) == []
+
+
+def test_an_environment_that_raises_is_named(in_tmp):
+    arguments = ["env={id: 'faulty_env:Faulty-v0', num_envs: 1, kwargs: {fault: raise}}"]
+    refused(
+        "environment 'faulty_env:Faulty-v0' (seed ", "train", *AGENT, *arguments, "stop.target="
+    )
+
+
+# --- Ctrl-C -------------------------------------------------------------------------------------
+
+
+class Started:
+    """A training in a process of its own, and in a process group of its own."""
+
+    def __init__(self, folder, *arguments):
+        self.folder = folder
+        self.mark = uuid.uuid4().hex  # in the environment of all its processes, Ray's too
+        self.stderr = folder / "stderr.txt"
+        environ = dict(os.environ, RLGEN_TEST=self.mark, PYTHONPATH=str(Path(__file__).parent))
+        with self.stderr.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rlgen", "train", *arguments],
+                cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def interrupt(self):
+        """What a terminal does on Ctrl-C: to the whole group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def wait_for(self, there):
+        end = time.monotonic() + PATIENCE
+        while not there():
+            assert self.process.poll() is None, self.stderr.read_text()
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.05)
+
+    def wait_for_training(self):
+        """Until the first record is there."""
+        self.wait_for(lambda: any(p.stat().st_size for p in self.folder.glob("runs/*/*/*.jsonl")))
+
+    def end(self):
+        """Wait for the end; the exit status and what was printed."""
+        output, _ = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, output
+
+    def processes(self):
+        """The processes that it started and that still live."""
+        found = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if self.mark.encode() in environ.read_bytes():
+                    found.append(environ.parent.name)
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def start(in_tmp):
+    """Start a training; it is ended whatever becomes of the test."""
+    started = []
+
+    def start(*arguments):
+        started.append(Started(in_tmp, *arguments))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.communicate()
+
+
+ENDLESS = ["q-learning-cliff", "stop={seconds: 600}", "evaluation={every: 0, episodes: 2}"]
+HANGING = [
+    "q-learning-cliff", "stop={seconds: 600}", "evaluation={every: 0, episodes: 2}",
+    "hyperparameters={gamma: 0.9}",
+    "env={id: 'faulty_env:Faulty-v0', num_envs: 1, kwargs: {fault: hang, flag: hangs}}",
+]  # fmt: skip
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_goes_on(start):
+    started = start(*ENDLESS)
+    started.wait_for_training()
+    started.interrupt()
+    status, output = started.end()
+    assert status == 130
+    assert "finishing the cycle in hand; Ctrl-C again stops at once" in started.stderr.read_text()
+    assert "Traceback" not in started.stderr.read_text()
+    hint = output.splitlines()[-1]
+    assert hint.startswith("resume with: rlgen resume ")
+    run = started.folder / hint.rpartition(" ")[2]
+    reached = json.loads((run / "summary.json").read_text())
+    assert reached["stop_reason"] == "interrupted" and reached["env_steps"] > 0
+    end = reached["env_steps"] + 1000
+    more = answer("resume", run, f"stop.env_steps={end}")
+    assert more["stop_reason"] == "env_steps"
+    assert more["env_steps"] >= end > reached["env_steps"]
+    assert more["updates"] > reached["updates"] and more["seconds"] > reached["seconds"]
+
+
+def test_a_second_ctrl_c_stops_at_once(start):
+    assert_second_stops(start(*HANGING))
+
+
+def assert_second_stops(started):
+    started.wait_for(lambda: (started.folder / "hangs").exists())
+    started.interrupt()
+    started.wait_for(lambda: "finishing the cycle" in started.stderr.read_text())
+    started.interrupt()
+    status, _ = started.end()
+    assert status == 130
+    first, last = started.stderr.read_text().splitlines()
+    assert first.endswith("Ctrl-C again stops at once")
+    assert last.startswith("rlgen: stopped at once; runs")
+
+
+RAY = ["scheduler.backend=ray", "scheduler.workers=2"]
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")
+
+
+@pytest.mark.slow
+@needs_proc
+def test_ctrl_c_on_ray_ends_every_process(start):
+    started = start(*ENDLESS, *RAY)
+    started.wait_for_training()
+    assert len(started.processes()) > 4  # it does see Ray's
+    started.interrupt()
+    status, output = started.end()
+    assert status == 130
+    assert "resume with: rlgen resume " in output
+    wait_until_none(started)
+
+
+@pytest.mark.slow
+@needs_proc
+def test_a_second_ctrl_c_on_ray_ends_every_process(start):
+    started = start(*HANGING, *RAY)
+    assert_second_stops(started)
+    wait_until_none(started)
+
+
+@pytest.mark.slow
+@needs_proc
+def test_ctrl_c_while_ray_starts_leaves_nothing(start):
+    started = start(*ENDLESS, *RAY)
+    started.wait_for(lambda: len(started.processes()) > 2)
+    started.interrupt()
+    assert started.end()[0] == 130
+    said = started.stderr.read_text().splitlines()
+    assert said[-1] == "rlgen: stopped before the training began" and len(said) <= 2, said
+    assert not (started.folder / "runs").exists()
+    wait_until_none(started)
+
+
+def wait_until_none(started):
+    end = time.monotonic() + 30
+    while started.processes() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert started.processes() == []

@@ -1,0 +1,91 @@
+"""Imports go down the floors of the design, never up, and never from one algorithm to another."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from rlgen import registry
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = {"rlgen": "rlgen"} | {f: f"rlgen.{f}" for f in ("agents", "envs", "generative")}
+FLOORS = {
+    0: "errors config registry batch returns networks schedules moments",
+    1: "algorithm replay state checkpoint tracking rundir backends",
+    2: "agents envs generative configs",
+    3: "problem rollout sources learner evaluation",
+    4: "plan crew cycle scheduler",
+    5: "api cli display doctor __init__ __main__",
+}
+FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+OWNERS = {"ray": "rlgen.backends.", "wandb": "rlgen.tracking"}
+ALGORITHMS = {target.partition(":")[0] for target in (registry.AGENTS | registry.MODELS).values()}
+LONGEST = 160  # lines of an algorithm's file
+
+
+def python_files():
+    for folder, package in FOLDERS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            yield path, ".".join((package, *parts))
+
+
+def imported(source):
+    """Every module that a source names in an import, wherever it stands, as absolute names."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = f"{'.' * node.level}{node.module or ''}"
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def violations(module, source):
+    floor, folder = FLOOR_OF[module.split(".")[1]], module.split(".")[1]
+    for name in imported(source):
+        top, *rest = name.split(".")
+        if not module.startswith(OWNERS.get(top, "")):
+            yield f"{module} imports {name}: only {OWNERS[top]}* may"
+        if top == "":
+            yield f"{module} imports {name}: write it absolutely"
+        if top != "rlgen" or not rest or rest[0] not in FLOOR_OF:  # 'import rlgen', its version
+            continue
+        if FLOOR_OF[rest[0]] > floor:
+            yield f"{module} imports {name}: upwards, {floor} to {FLOOR_OF[rest[0]]}"
+        elif floor == 2 and FLOOR_OF[rest[0]] == 2:
+            if rest[0] != folder:
+                yield f"{module} imports {name}: sideways, {folder} to {rest[0]}"
+            elif any(name.startswith(other) for other in ALGORITHMS - {module}):
+                yield f"{module} imports {name}: sideways, one algorithm to another"
+
+
+def test_every_import_goes_down():
+    files = list(python_files())
+    assert len(files) > 30  # it looked where the code is
+    without = [m for _, m in files if m.split(".")[1] not in FLOOR_OF]
+    assert not without, "give these modules a floor"
+    assert [v for path, m in files for v in violations(m, path.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "message"),
+    [
+        ("rlgen.config", "from rlgen import scheduler", "upwards, 0 to 4"),
+        ("rlgen.replay", "def f():\n    from rlgen.learner import Learner", "upwards, 1 to 3"),
+        ("rlgen.agents.dqn", "import rlgen.cli", "upwards, 2 to 5"),
+        ("rlgen.agents.dqn", "from rlgen.envs.vector import Environments", "agents to envs"),
+        ("rlgen.agents.dqn", "from rlgen.agents.a3c import A3C", "one algorithm to another"),
+        ("rlgen.agents.dqn", "from rlgen.agents import a3c", "one algorithm to another"),
+        ("rlgen.agents.dqn", "from . import a3c", "absolutely"),
+        ("rlgen.scheduler", "import ray", "only rlgen.backends.* may"),
+        ("rlgen.generative.vae", "from wandb.sdk import init", "only rlgen.tracking* may"),
+    ],
+)
+def test_a_wrong_import_is_found(module, source, message):
+    assert message in " ".join(violations(module, source))
+
+
+@pytest.mark.parametrize("module", sorted(ALGORITHMS))
+def test_an_algorithm_is_read_on_a_few_pages(module):
+    _, folder, name = module.split(".")
+    assert len((ROOT / folder / f"{name}.py").read_text().splitlines()) <= LONGEST

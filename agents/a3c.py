@@ -22,13 +22,13 @@ class A3CConfig(Hyperparameters):
     """Hyper-parameters of A3C."""
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.99  # discount, in [0, 1]
-    rollout_steps: Annotated[int, Field(ge=1)] = 16  # n, steps per environment and gradient
-    learning_rate: Positive = 1e-3  # of RMSprop, > 0
+    rollout_steps: Annotated[int, Field(ge=1)] = 32  # n, steps per environment and gradient
+    learning_rate: Positive = 2e-3  # of RMSprop, > 0
     rmsprop_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99  # of the squared gradients, in [0, 1)
     rmsprop_epsilon: Positive = 1e-5  # added to their root, > 0
     value_coefficient: NotNegative = 0.5  # c_v, >= 0
     entropy_coefficient: NotNegative = 0.01  # c_e, >= 0
-    max_gradient_norm: Positive = 0.5  # clipped above it, > 0
+    max_gradient_norm: Positive = 2.0  # clipped above it, > 0
 
 
 class ActorCritic(nn.Module):
@@ -36,7 +36,7 @@ class ActorCritic(nn.Module):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
-        assert problem.network and problem.observation_space
+        assert problem.network
         hidden, activation = problem.network.hidden, problem.network.activation
         self.encoder = Encoder(problem.observation_space, problem.normalize_observation)
         self.head = policy_head(problem.action_space)
@@ -68,8 +68,9 @@ class A3C(Algorithm):
 
     @classmethod
     def check(cls, problem: Problem) -> None:
-        """Refuse spaces that no policy head fits."""
+        """Refuse actions that have no policy head, and observations that have no encoder."""
         policy_head(problem.action_space)
+        Encoder(problem.observation_space, problem.normalize_observation)
 
     def __init__(self, config: A3CConfig, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)

@@ -30,11 +30,11 @@ class DQNConfig(Hyperparameters):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # of Adam, > 0
     rollout_steps: Count = 16  # T, steps per environment and cycle
     buffer_size: Count = 100_000  # N, transitions in the replay
-    batch_size: Count = 64  # transitions per update
+    batch_size: Count = 128  # transitions per update
     learning_starts: Count = 1_000  # transitions in the replay before the first update
     updates: Count = 1  # updates per `train_every` steps
     train_every: Count = 2  # steps
-    target_period: Count = 20  # C, updates between two copies into the target network
+    target_period: Count = 10  # C, updates between two copies into the target network
     epsilon_start: Probability = 1.0  # share of random actions at the first step, in [0, 1]
     epsilon_end: Probability = 0.04  # and from `epsilon_steps` on, in [0, 1]
     epsilon_steps: Count = 8_000  # steps of the linear decay between the two
@@ -56,7 +56,6 @@ class QNetwork(nn.Module):
     def __init__(self, problem: Problem) -> None:
         super().__init__()
         assert problem.network and isinstance(problem.action_space, gym.spaces.Discrete)
-        assert problem.observation_space
         self.encoder = Encoder(problem.observation_space, problem.normalize_observation)
         sizes = [
             self.encoder.size,
@@ -100,11 +99,12 @@ class DQN(Algorithm):
 
     @classmethod
     def check(cls, problem: Problem) -> None:
-        """Refuse action spaces without a finite maximum."""
+        """Refuse actions over which Q has no maximum, and observations that have no encoder."""
         if not isinstance(problem.action_space, gym.spaces.Discrete):
             raise ConfigError(
                 f"env.id: dqn needs a Discrete action space, not {problem.action_space}; use a3c"
             )
+        Encoder(problem.observation_space, problem.normalize_observation)
 
     def __init__(self, config: DQNConfig, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)

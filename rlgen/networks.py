@@ -26,6 +26,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "sigmoid": nn.Sigmoid,
 }
+GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2)}  # of `nn.init.calculate_gain`; 1 for the others
 
 
 def mlp(sizes: Sequence[int], activation: str, last_gain: float = 1.0) -> nn.Sequential:
@@ -34,7 +35,7 @@ def mlp(sizes: Sequence[int], activation: str, last_gain: float = 1.0) -> nn.Seq
     Weights are orthogonal (gain of the activation; ``last_gain`` for the last layer), biases zero.
     """
     layers: list[nn.Module] = []
-    gain = nn.init.calculate_gain(activation) if activation in ("tanh", "relu", "sigmoid") else 1.0
+    gain = GAINS.get(activation, 1.0)
     for index, (inputs, outputs) in enumerate(pairwise(sizes)):
         last = index == len(sizes) - 2
         linear = nn.Linear(inputs, outputs)
@@ -55,7 +56,7 @@ class Encoder(nn.Module):
         ConfigError: a space of another kind, or `normalize` of one that is not a float ``Box``.
     """
 
-    def __init__(self, space: gym.Space[Any], normalize: bool = False) -> None:
+    def __init__(self, space: gym.Space[Any] | None, normalize: bool = False) -> None:
         super().__init__()
         self.classes: list[int] = []
         self.single = isinstance(space, gym.spaces.Discrete)

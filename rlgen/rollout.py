@@ -53,6 +53,8 @@ def act(algorithm: Algorithm, observation: np.ndarray, greedy: bool) -> Batch:
 class Worker:
     """What the three kinds share: the algorithm, its weights, the clock, the checkpoint."""
 
+    uses_weights = True
+
     def __init__(self, experiment: Experiment, index: int, seed: int) -> None:
         self.experiment = experiment
         self.index = index
@@ -70,7 +72,7 @@ class Worker:
             env_steps: environment steps of the whole run so far, for exploration schedules.
         """
         began = time.time()
-        if version != self.version:
+        if version != self.version and self.uses_weights:
             write_weights(self.algorithm, weights)
             self.version = version
         self.algorithm.env_steps = env_steps

@@ -254,7 +254,7 @@ class Scheduler:
         elapsed = max(now - window.began, 1e-9)
         values: dict[str, Any] = asdict(self.cycle.counters)
         values[f"{self.experiment.clock}_per_s"] = (self.ticks() - window.ticks) / elapsed
-        if window.lags:
+        if window.lags and not self._sync:
             self._latest |= {"lag_mean": float(np.mean(window.lags)), "lag_max": max(window.lags)}
         if window.returns:
             self._latest["episode_return"] = float(np.mean(window.returns))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from rlgen.algorithm import Algorithm
 from rlgen.config import Experiment
 from rlgen.generative import data
 from rlgen.rollout import Produced, Worker
@@ -15,6 +16,8 @@ class DataWorker(Worker):
     def __init__(self, experiment: Experiment, index: int, seed: int) -> None:
         super().__init__(experiment, index, seed)
         assert experiment.data is not None
+        # A model that leaves its minibatches as they are never looks at the weights here.
+        self.uses_weights = type(self.algorithm).process is not Algorithm.process
         self.shard = data.Shard(
             data.load(experiment.data, experiment.seed),
             seed=experiment.seed,

@@ -32,7 +32,8 @@ def agent(action_space: gym.Space[Any], *, normalize: bool = False, **hyperparam
     A3C.check(problem)
     a3c = A3C(A3C.Config(**hyperparameters), problem, np.random.default_rng(0))
     with torch.no_grad():  # away from the nearly uniform policy of the start
-        a3c.network.policy[-1].weight.normal_()
+        last: Any = a3c.network.policy[-1]
+        last.weight.normal_()
     return a3c
 
 
@@ -237,4 +238,11 @@ def test_learns_to_repeat_what_it_sees():
 def test_unsupported_actions_are_refused():
     problem = Problem(gym.spaces.Discrete(2), gym.spaces.MultiBinary(3))
     with pytest.raises(ConfigError, match=r"env.id: actions in MultiBinary\(3\) are not supported"):
+        A3C.check(problem)
+
+
+def test_normalising_discrete_observations_is_refused():
+    space = gym.spaces.Discrete(2)
+    problem = Problem(space, space, normalize_observation=True)
+    with pytest.raises(ConfigError, match=r"env.normalize_observation: only for Box"):
         A3C.check(problem)

@@ -195,3 +195,10 @@ def test_bad_hyperparameters_are_refused(hyperparameters, message):
     }
     with pytest.raises(ConfigError, match=message):
         resolve_experiment(plain)
+
+
+def test_normalising_discrete_observations_is_refused():
+    space = gym.spaces.Discrete(2)
+    problem = Problem(space, space, normalize_observation=True)
+    with pytest.raises(ConfigError, match=r"env.normalize_observation: only for Box"):
+        DQN.check(problem)

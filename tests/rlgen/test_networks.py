@@ -67,8 +67,7 @@ def test_mlp_is_its_layers_in_order(activation: str) -> None:
 
 
 def box(low: float | list[float], high: float | list[float], shape: tuple[int, ...]) -> spaces.Box:
-    bounds = [np.full(shape, bound, np.float32) for bound in (low, high)]
-    return spaces.Box(*bounds, dtype=np.float32)
+    return spaces.Box(np.full(shape, low, np.float32), np.full(shape, high, np.float32))
 
 
 def reference(space: Any, head: Any, outputs: torch.Tensor) -> dist.Distribution:
@@ -95,7 +94,7 @@ def reference(space: Any, head: Any, outputs: torch.Tensor) -> dist.Distribution
 )
 def test_heads_equal_torch_distributions(space: Any) -> None:
     torch.manual_seed(1)
-    head = policy_head(space)
+    head: Any = policy_head(space)
     if isinstance(space, spaces.Box):
         with torch.no_grad():
             head.log_std.uniform_(-1.0, 0.5)
@@ -141,7 +140,7 @@ def test_categorical_samples_have_their_probabilities() -> None:
 def test_gaussian_samples_have_their_moments_in_the_units_of_the_environment() -> None:
     # Mean 5 + 5 * 0.2 = 6 and deviation 5 * e^-1; five standard errors.
     torch.manual_seed(4)
-    head = policy_head(box(0.0, 10.0, (1,)))
+    head: Any = policy_head(box(0.0, 10.0, (1,)))
     with torch.no_grad():
         head.log_std.fill_(-1.0)
         draws = head.sample(torch.full((DRAWS, 1), 0.2))

@@ -67,8 +67,8 @@ def test_against_a_slow_loop_over_random_masks(seed: int) -> None:
                 if truncated[k, b] or k == steps - 1:
                     expected[t, b] += discount * value[k, b]
                     break
-    arrays = (reward, value, terminated, truncated)
-    returns = n_step_returns(*map(torch.from_numpy, arrays), gamma)
+    reward_, value_, ended, cut = map(torch.from_numpy, (reward, value, terminated, truncated))
+    returns = n_step_returns(reward_, value_, ended, cut, gamma)
     np.testing.assert_allclose(returns.numpy(), expected, rtol=1e-12)
 
 

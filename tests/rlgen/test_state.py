@@ -96,7 +96,7 @@ def test_environments_go_on_exactly(env_id, tmp_path):
         space = env.action_space
         if isinstance(space, gym.spaces.Discrete):
             return [rng.integers(space.n, size=3) for _ in range(60)]
-        return [rng.uniform(-1, 1, size=(3, *space.shape)) for _ in range(60)]
+        return [rng.uniform(-1, 1, size=(3, *(space.shape or ()))) for _ in range(60)]
 
     env = Environments(config, 3, seed=7)
     env.reset()

@@ -102,11 +102,8 @@ class A3C(Algorithm):
         policy_loss = -(log_prob * advantage).sum() / rows
         value_loss = (return_ - value).square().sum() / rows
         entropy = net.head.entropy(outputs).sum() / rows
-        loss = (
-            policy_loss
-            + config.value_coefficient * value_loss
-            - config.entropy_coefficient * entropy
-        )
+        loss = policy_loss + config.value_coefficient * value_loss
+        loss = loss - config.entropy_coefficient * entropy
         gradients = torch.autograd.grad(loss, list(net.parameters()))
         metrics = {
             "policy_loss": policy_loss,

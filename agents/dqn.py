@@ -27,14 +27,14 @@ class DQNConfig(Hyperparameters):
     """Hyper-parameters of DQN; steps are environment steps of the whole run."""
 
     gamma: Probability = 0.99  # discount, in [0, 1]
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # of Adam, > 0
+    learning_rate: Annotated[float, Field(gt=0)] = 2.3e-3  # of Adam, > 0
     rollout_steps: Count = 16  # T, steps per environment and cycle
     buffer_size: Count = 100_000  # N, transitions in the replay
-    batch_size: Count = 128  # transitions per update
+    batch_size: Count = 64  # transitions per update
     learning_starts: Count = 1_000  # transitions in the replay before the first update
     updates: Count = 1  # updates per `train_every` steps
     train_every: Count = 2  # steps
-    target_period: Count = 10  # C, updates between two copies into the target network
+    target_period: Count = 25  # C, updates between two copies into the target network
     epsilon_start: Probability = 1.0  # share of random actions at the first step, in [0, 1]
     epsilon_end: Probability = 0.04  # and from `epsilon_steps` on, in [0, 1]
     epsilon_steps: Count = 8_000  # steps of the linear decay between the two
@@ -66,8 +66,7 @@ class QNetwork(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Action values ``(B, A)`` of observations ``(B, ...)``."""
-        values: Tensor = self.layers(self.encoder(observation))
-        return values
+        return self.layers(self.encoder(observation))
 
 
 def td_target(reward: Tensor, terminated: Tensor, next_values: Tensor, gamma: float) -> Tensor:
@@ -110,24 +109,20 @@ class DQN(Algorithm):
         super().__init__(config, problem, rng)
         self.network = QNetwork(problem)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=config.learning_rate, fused=True
-        )
+        parameters = self.network.parameters()
+        self.optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
         self.updates = 0
         self.replay = ReplayPlan(
-            config.buffer_size,
-            config.batch_size,
-            config.learning_starts,
+            config.buffer_size, config.batch_size, config.learning_starts,
             (config.updates, config.train_every),
-        )
+        )  # fmt: skip
 
     def act(self, observation: Tensor, greedy: bool) -> dict[str, Tensor]:
         """Epsilon-greedy actions ``(B,)`` int64."""
-        values = self.network(observation)
+        values, c = self.network(observation), self.config
         action = values.argmax(dim=1)
         if greedy:
             return {"action": action}
-        c = self.config
         epsilon = linear(c.epsilon_start, c.epsilon_end, c.epsilon_steps, self.env_steps)
         anywhere = torch.randint_like(action, values.shape[1])
         return {"action": torch.where(torch.rand(len(action)) < epsilon, anywhere, action)}

@@ -39,13 +39,13 @@ def draw(out: Path, runs: list[Path]) -> None:
             capsize=2,
             color=colour,
             alpha=0.8,
-            label="greedy evaluation, mean and deviation",
+            label="greedy evaluations, mean and deviation" if index == 0 else None,
         )
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return of an episode")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
-    axes.legend(loc="upper left", fontsize=8)
+    axes.legend(loc="lower right", fontsize=8)
     figure.savefig(out)
 
 

@@ -1,6 +1,8 @@
 """Imports go down the floors of the design, never up, and never from one algorithm to another."""
 
 import ast
+import io
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,37 @@ def test_a_wrong_import_is_found(module, source, message):
 def test_an_algorithm_is_read_on_a_few_pages(module):
     _, folder, name = module.split(".")
     assert len((ROOT / folder / f"{name}.py").read_text().splitlines()) <= LONGEST
+
+
+def code_lines(source):
+    """The lines that hold code: no blank ones, no comments, no docstrings."""
+    tree = ast.parse(source)
+    documented = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                documented |= set(range(first.lineno, first.end_lineno + 1))
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in skipped | {tokenize.ENDMARKER}:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return len(lines - documented)
+
+
+def test_the_way_of_one_transition_is_under_600_lines():
+    source = '"""Two\nlines."""\n\nx = 1  # one\n# none\ndef f():\n    """None."""\n    return (\n        x\n    )'
+    assert code_lines(source) == 5
+    way = [
+        "envs/vector.py",
+        "rlgen/rollout.py",
+        "rlgen/cycle.py",
+        "rlgen/backends/ray.py",
+        "rlgen/backends/host.py",
+        "rlgen/learner.py",
+        "rlgen/replay.py",
+    ]
+    walked = (ROOT / "docs" / "architecture.md").read_text()
+    assert all(path in walked or Path(path).name in walked for path in way)
+    assert sum(code_lines((ROOT / path).read_text()) for path in way) < 600

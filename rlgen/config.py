@@ -150,6 +150,9 @@ class RunConfig(Section):
 Source = Literal["environment", "data", "model"]
 CLOCKS: dict[Source, str] = {"environment": "env_steps", "data": "epochs", "model": "updates"}
 
+#: The hyper-parameter that says how much a worker produces at a time.
+BATCH_SIZES: dict[Source, str] = {"environment": "rollout_steps", "data": "batch_size"}
+
 
 class Experiment(Section):
     """One experiment, whole.
@@ -283,6 +286,12 @@ def resolve_experiment(plain: Mapping[str, Any]) -> Experiment:
         raise ConfigError("algorithm: missing; give the name of one (see 'rlgen list')")
     algorithm = registry.resolve(plain["algorithm"])
     _fill_sections(plain, algorithm)
+    size = BATCH_SIZES.get(algorithm.source)
+    if size is not None and size not in algorithm.Config.model_fields:
+        raise ConfigError(
+            f"algorithm: {plain['algorithm']} has no hyper-parameter {size!r}, which says how much "
+            "a worker produces at a time; add it to its Config"
+        )
     given = plain.get("hyperparameters")
     if given is not None and not isinstance(given, Mapping):
         raise ConfigError(f"hyperparameters: expected a section, got {given!r}")

@@ -92,8 +92,10 @@ class Worker:
         return self.algorithm.process(batch)
 
     def capture(self) -> state.State:
-        """What a checkpoint keeps of this worker."""
-        return state.capture(self, skip=("algorithm", "version", "idle_since"))
+        """What a checkpoint keeps of this worker: all but what comes with the next weights."""
+        learned = [k for k, v in vars(self.algorithm).items() if isinstance(v, state.LOADABLE)]
+        skip = [f"algorithm.{name}" for name in (*learned, self.algorithm.shared)]
+        return state.capture(self, skip=("version", "idle_since", *skip))
 
     def restore(self, plain: Any, arrays: dict[str, np.ndarray]) -> None:
         """Go on from what a checkpoint kept."""

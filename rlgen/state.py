@@ -38,7 +38,7 @@ _CONSTANTS = (
     np.random.SeedSequence,
 )
 _SCALARS = (bool, int, float, str, type(None))
-_LOADABLE = (nn.Module, torch.optim.Optimizer)
+LOADABLE = (nn.Module, torch.optim.Optimizer)
 
 
 @dataclasses.dataclass
@@ -48,13 +48,13 @@ class State:
     plain: Any
     arrays: dict[str, np.ndarray]
     opaque: list[str]  # attributes that could not be kept
+    skip: tuple[str, ...] = ()  # attributes that were left out
 
 
 def capture(target: object, skip: tuple[str, ...] = ()) -> State:
-    """The state of ``target``, without the attributes named in ``skip``."""
-    state = State(None, {}, [])
-    attributes = {k: v for k, v in vars(target).items() if k not in skip}
-    state.plain = _encode_attributes(attributes, "", state, {id(target)})
+    """The state of ``target``, without the attributes named in ``skip`` (dotted: ``"a.b"``)."""
+    state = State(None, {}, [], skip)
+    state.plain = _encode_attributes(vars(target), "", state, {id(target)})
     return state
 
 
@@ -86,7 +86,7 @@ def _encode_attributes(
 ) -> dict[str, Any]:
     encoded = {}
     for name, value in attributes.items():
-        if not _is_constant(value):
+        if not _is_constant(value) and f"{path}{name}" not in state.skip:
             encoded[name] = _encode(value, f"{path}{name}", state, seen)
     return encoded
 
@@ -108,7 +108,7 @@ def _encode(value: Any, path: str, state: State, seen: set[int]) -> Any:
         return {kind: path}
     if isinstance(value, np.random.Generator):
         return {"__generator__": _encode(value.bit_generator.state, path, state, seen)}
-    if isinstance(value, _LOADABLE):
+    if isinstance(value, LOADABLE):
         return {"__loadable__": _encode(dict(value.state_dict()), path, state, seen)}
     if isinstance(value, dict):
         pairs = [

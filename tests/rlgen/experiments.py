@@ -29,6 +29,11 @@ TINY: dict[str, dict[str, Any]] = {
         "env": {"id": "CartPole-v1", "num_envs": 4, "normalize_observation": True},
         "stop": {"env_steps": 3000},
     },
+    "own_algorithm:RandomSearch": {
+        "algorithm": "own_algorithm:RandomSearch",
+        "env": {"id": "CartPole-v1", "num_envs": 3},
+        "stop": {"env_steps": 2000},
+    },
     "vae": {
         "algorithm": "vae",
         "hyperparameters": {"latent": 2, "batch_size": 50},
@@ -47,7 +52,7 @@ TINY: dict[str, dict[str, Any]] = {
 
 def train(name: str, runs_dir: Any, changes: dict[str, Any] | None = None) -> rlgen.Run:
     """Run a small experiment with two workers, three evaluation episodes, and dotted changes."""
-    plain = {"name": name, "scheduler": {"workers": 2}, **TINY[name]}
+    plain = {"name": name.replace(":", "-"), "scheduler": {"workers": 2}, **TINY[name]}
     if "env" in plain:
         plain["evaluation"] = {"episodes": 3}
     return rlgen.train(plain, {"run.dir": str(runs_dir), **(changes or {})})

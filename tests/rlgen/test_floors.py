@@ -111,7 +111,8 @@ def code_lines(source):
 
 
 def test_the_way_of_one_transition_is_under_600_lines():
-    source = '"""Two\nlines."""\n\nx = 1  # one\n# none\ndef f():\n    """None."""\n    return (\n        x\n    )'
+    lines = ['"""Two', 'lines."""', "x = 1  # one", "# none", "", "def f():", '    """None."""']
+    source = "\n".join([*lines, "    return (", "        x", "    )"])
     assert code_lines(source) == 5
     way = [
         "envs/vector.py",

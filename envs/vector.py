@@ -103,7 +103,7 @@ class Environments:
             seed = np.random.SeedSequence(seed).generate_state(self.num_envs).tolist()
         self._seed = None
         observation, _ = self.env.reset(seed=seed)  # type: ignore[arg-type]
-        first = self._rows(observation)
+        first = self.from_env(observation)
         self._fresh = np.zeros(0, np.int64)
         self._began[:] = self._clock
         self._returns[:] = 0.0
@@ -114,8 +114,8 @@ class Environments:
 
     def step(self, action: np.ndarray) -> Step:
         """Step every environment with its action ``(B, ...)``."""
-        raw, reward, ended, cut, info = self.env.step(self._to_env(action))
-        successor = observation = self._rows(raw)
+        raw, reward, ended, cut, info = self.env.step(self.to_env(action))
+        successor = observation = self.from_env(raw)
         terminated, truncated = np.array(ended, np.bool_), np.array(cut, np.bool_)
         reward = np.array(reward)
         valid, fresh = self._all_valid, self._fresh
@@ -158,7 +158,7 @@ class Environments:
         if self._mode == "SameStep":
             try:
                 last = [info["final_obs"][row] for row in ends]
-                other[ends] = self._rows(np.stack(last))
+                other[ends] = self.from_env(np.stack(last))
             except (KeyError, TypeError, ValueError) as error:
                 raise ConfigError(
                     f"env.id: {self._id} resets in the step that ends an episode (SAME_STEP) but "
@@ -168,7 +168,7 @@ class Environments:
         mask = np.zeros(self.num_envs, np.bool_)
         mask[ends] = True
         first, _ = self.env.reset(options={"reset_mask": mask})
-        other[ends] = self._rows(first)[ends]
+        other[ends] = self.from_env(first)[ends]
         return arrived, other
 
     def _stack(
@@ -186,14 +186,14 @@ class Environments:
         """Frames ``(B, k, ...)`` in the shape of the observation space."""
         return frames.reshape(self.num_envs, *(self.observation_space.shape or ()))
 
-    def _rows(self, observation: Any) -> np.ndarray:
+    def from_env(self, observation: Any) -> np.ndarray:
         """Observations of the environment in our numbering; a copy, for it may reuse its own."""
         rows = np.array(observation, self._dtype)
         if self._observation_start is not None:
             rows -= self._observation_start
         return rows.reshape(len(rows), *self._shape)
 
-    def _to_env(self, action: np.ndarray) -> np.ndarray:
+    def to_env(self, action: np.ndarray) -> np.ndarray:
         """Actions in the numbering, the bounds, the shape and the dtype of the environment."""
         if self._bounds is not None:
             action = np.clip(action, *self._bounds)

@@ -13,6 +13,7 @@ import torch
 from rlgen import checkpoint, config, rundir
 from rlgen.algorithm import Algorithm, write_weights
 from rlgen.config import Experiment
+from rlgen.envs.vector import Environments
 from rlgen.errors import ConfigError
 from rlgen.evaluation import Evaluation, Evaluator
 from rlgen.problem import build, role_seed
@@ -108,6 +109,7 @@ class Run:
         _, arrays = checkpoint.read_part(self.checkpoint, "weights")
         self.weights = arrays["weights"]
         self._algorithm: Algorithm | None = None
+        self._env: Environments | None = None  # for its numbering of observations and actions
 
     def __repr__(self) -> str:
         return f"Run({str(self.dir)!r})"
@@ -121,11 +123,23 @@ class Run:
         return self._algorithm
 
     def act(self, observation: Any) -> Any:
-        """The greedy action for one observation, in the environment's own form."""
-        space = self.algorithm.problem.action_space
+        """The greedy action for one observation, both in the environment's own form.
+
+        With ``env.frame_stack`` above 1, the observation is the stack of the latest ones.
+
+        Raises:
+            ConfigError: the run is of a generative model.
+        """
+        config = self.experiment.env
+        if config is None:
+            raise ConfigError(f"{self.dir} is a run of {self.experiment.algorithm}; use sample()")
+        if self._env is None:
+            self._env = Environments(config, 1, seed=0)
         batch = np.asarray(observation)[None]
-        action = act(self.algorithm, batch, greedy=True)["action"][0]
-        return action if getattr(space, "shape", ()) else action.item()
+        if config.frame_stack == 1:
+            batch = self._env.from_env(batch)
+        action = self._env.to_env(act(self.algorithm, batch, greedy=True)["action"])[0]
+        return action if action.shape else action.item()
 
     def sample(self, n: int) -> np.ndarray:
         """``(n, *shape)`` draws of a generative model."""

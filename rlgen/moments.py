@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 
 def moments_of(rows: np.ndarray) -> np.ndarray:
     """Count, mean and sum of squared deviations of rows ``(n, ...)`` as ``(3, d)`` float64."""
-    flat = rows.reshape(len(rows), -1).astype(np.float64)
+    flat = rows.reshape(len(rows), math.prod(rows.shape[1:])).astype(np.float64)
     if not len(flat):
         return np.zeros((3, flat.shape[1]))
     mean = flat.mean(axis=0)

@@ -78,9 +78,10 @@ def test_dqn_goes_on_without_a_dip_with_another_number_of_workers(tmp_path):
     after = [r["mean"] for r in records if r["kind"] == "evaluation" and r["env_steps"] > steps]
     assert len(after) >= 4
     assert np.median(after) >= 0.8 * before
-    # Episodes explore with the epsilon that the schedule had come to, not with its first of 1.
+    # Epsilon is what the schedule had come to; at its first value of 1, dozens of episodes of some
+    # 20 steps would have ended by now.
     trained = [r for r in records if r["kind"] == "train" and r["env_steps"] > steps]
-    assert np.mean([r["episode_return"] for r in trained if "episode_return" in r]) > 80
+    assert all(r.get("episode_return", 500) > 60 for r in trained)
 
 
 def test_vae_on_digits_learns_to_sample_and_reconstruct(tmp_path):

@@ -39,7 +39,12 @@ class Flight:
     worker: int
     payload: Any  # the future of the batch, or of the new weights
     info: dict[str, Any] | None  # of the batch being learned from; None while it is produced
-    since: float
+    since: float  # when its actor was last known to be at another one
+
+    @property
+    def actor(self) -> int | None:
+        """Who has to answer: the worker of this number, or the learner (None)."""
+        return self.worker if self.info is None else None
 
 
 class Cycle:
@@ -69,9 +74,7 @@ class Cycle:
         flights = [self._produce(worker) for worker in range(len(self.crew.workers))]
         landed = [self._land(*flight) for flight in flights]
         infos = [info for info, _ in landed]
-        weights, report = self.backend.call(
-            self.crew.learner, "update", infos, *[b for _, b in landed], returns=2
-        )
+        weights, report = self._update(infos, [batch for _, batch in landed])
         self._publish(infos, self.crew.answer(report, "the learner"), weights)
 
     def asynchronous(self) -> None:
@@ -79,8 +82,7 @@ class Cycle:
         under_way = [flight.worker for flight in self._flights.values()]
         for worker in range(len(self.crew.workers)):
             for _ in range(IN_FLIGHT - under_way.count(worker)):
-                future, flight = self._produce(worker)
-                self._flights[future] = flight
+                self._flights.update([self._produce(worker)])
         for future in self.backend.wait(list(self._flights), self.crew.config.timeout_s):
             if future in self._flights:  # else it left with a worker that was replaced
                 self._handle(future, self._flights.pop(future))
@@ -98,6 +100,9 @@ class Cycle:
         batch, info = self.backend.call(self.crew.workers[worker], "produce", *given, returns=2)
         return info, Flight(worker, batch, None, time.monotonic())
 
+    def _update(self, infos: list[dict[str, Any]], batches: list[Any]) -> Any:
+        return self.backend.call(self.crew.learner, "update", infos, *batches, returns=2)
+
     def _land(self, future: Any, flight: Flight) -> tuple[dict[str, Any], Any]:
         """The info and the batch of a request; asked again of a new worker if this one dies."""
         while True:
@@ -108,6 +113,10 @@ class Cycle:
                 future, flight = self._produce(flight.worker)
 
     def _handle(self, future: Any, flight: Flight) -> None:
+        """Take an answer; the other requests of its actor have waited behind this one till now."""
+        for other in self._flights.values():
+            if other.actor == flight.actor:
+                other.since = time.monotonic()
         if flight.info is not None:
             self._publish([flight.info], self.crew.answer(future, "the learner"), flight.payload)
             return
@@ -118,9 +127,7 @@ class Cycle:
             return
         if self._too_late(info):
             return
-        weights, report = self.backend.call(
-            self.crew.learner, "update", [info], flight.payload, returns=2
-        )
+        weights, report = self._update([info], [flight.payload])
         self._flights[report] = Flight(flight.worker, weights, info, time.monotonic())
 
     def _too_late(self, info: dict[str, Any]) -> bool:
@@ -151,7 +158,7 @@ class Cycle:
         """Replace workers that have not answered in time; a silent learner ends the run."""
         overdue = time.monotonic() - self.crew.config.timeout_s
         late = [flight for flight in self._flights.values() if flight.since < overdue]
-        if any(flight.info is not None for flight in late):
+        if any(flight.actor is None for flight in late):
             raise self.crew.silent("the learner")
         for worker in {flight.worker for flight in late}:
             self._replace(worker, self.crew.silent(self.crew.name(worker)))
@@ -161,5 +168,5 @@ class Cycle:
         self.crew.replace(worker, error)
         self.counters.restarts += 1
         for future, flight in list(self._flights.items()):
-            if flight.worker == worker and flight.info is None:
+            if flight.actor == worker:
                 del self._flights[future]

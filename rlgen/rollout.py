@@ -59,7 +59,6 @@ class Worker:
         self.experiment = experiment
         self.index = index
         self.algorithm = build(experiment, seed)
-        self.rng = self.algorithm.rng
         self.version = -1
         self.idle_since: float | None = None
 

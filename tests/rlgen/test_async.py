@@ -9,6 +9,7 @@ from experiments import train
 from rlgen import cycle, tracking
 from rlgen.config import SchedulerConfig
 from rlgen.cycle import Cycle
+from rlgen.errors import WorkerDied
 
 ASYNC = {"scheduler.mode": "async", "stop.env_steps": 20_000}
 
@@ -36,6 +37,13 @@ class SlowCrew:
         self.ready: list[str] = []
         self.values: dict[str, Any] = {}
         self.version = 0
+        self.replaced: list[int] = []
+
+    def silent(self, who: str) -> WorkerDied:
+        return WorkerDied(f"{who}: no answer")
+
+    def replace(self, worker: int, error: WorkerDied) -> None:
+        self.replaced.append(worker)
 
     def call(self, actor: Any, method: str, *args: Any, returns: int = 1) -> Any:
         self.calls.append((actor, method, args))
@@ -101,3 +109,35 @@ def test_late_batches_are_dropped_but_never_everything():
     assert loop.counters.dropped == 3  # two in a row at most: the third was learned from
     assert crew.asked("learner", "update") == 1
     np.testing.assert_equal(loop.counters.env_steps % 5, 0)
+
+
+def test_a_request_behind_another_is_not_counted_as_silent():
+    """Its time begins when the one before it was answered."""
+    crew = SlowCrew(workers=1, max_lag=None)
+    loop = Cycle(crew, lambda infos, report: None)
+    loop.asynchronous()
+    first, second = loop._flights.values()
+    second.since -= 1e6  # it was asked for long ago
+    first.since -= 1.0
+    crew.finish(0, 0)
+    loop.asynchronous()  # without the rule, this would replace the worker
+    assert crew.asked("learner", "update") == 1
+
+
+def test_a_worker_that_is_silent_is_replaced_and_a_silent_learner_ends_the_run():
+    crew = SlowCrew(workers=2, max_lag=None)
+    loop = Cycle(crew, lambda infos, report: None)
+    loop.asynchronous()
+    for flight in loop._flights.values():
+        if flight.worker == 1:
+            flight.since -= 1e6
+    loop.asynchronous()
+    assert crew.replaced == [1]
+    assert {flight.worker for flight in loop._flights.values()} == {0}
+    crew.finish(0, 0)
+    loop.asynchronous()
+    crew.ready.clear()  # the learner never answers
+    for flight in loop._flights.values():
+        flight.since -= 1e6 if flight.actor is None else 0
+    with pytest.raises(WorkerDied, match="the learner: no answer"):
+        loop.asynchronous()

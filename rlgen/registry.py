@@ -48,8 +48,3 @@ def resolve(name: str) -> Any:
     if not inspect.isclass(found):
         raise ConfigError(f"algorithm: {name!r} is not a class")
     return found
-
-
-def describe(name: str) -> str:
-    """The first line of an algorithm's docstring."""
-    return (inspect.getdoc(resolve(name)) or "").partition("\n")[0]

@@ -12,10 +12,11 @@ import torch
 
 from rlgen import checkpoint, config, rundir
 from rlgen.algorithm import Algorithm, write_weights
+from rlgen.backends.host import Host
 from rlgen.config import Experiment
 from rlgen.envs.vector import Environments
 from rlgen.errors import ConfigError
-from rlgen.evaluation import Evaluation, Evaluator
+from rlgen.evaluation import Evaluation
 from rlgen.problem import build, role_seed
 from rlgen.rollout import act
 from rlgen.scheduler import Scheduler, Summary, read_run_part
@@ -157,9 +158,11 @@ class Run:
             split: of the data: ``"validation"`` or ``"test"``.
             tick: another number, other episodes.
         """
-        changes: dict[str, Any] = {"scheduler": {}}  # the evaluator alone, in this process
-        if episodes is not None:
-            changes["evaluation.episodes"] = episodes
+        changes = {} if episodes is None else {"evaluation.episodes": episodes}
         experiment = config.resolve_experiment(config.set_keys(self.experiment.dump(), changes))
-        evaluator = Evaluator(experiment, role_seed(experiment.seed, "evaluator"))
-        return evaluator.evaluate(self.weights, tick, split)
+        # In a host, as in a run: the caller's own random state stays as it is.
+        seed = role_seed(experiment.seed, "evaluator")
+        host = Host("rlgen.evaluation:Evaluator", (experiment, seed), seed, threads=1)
+        host.start()
+        evaluation: Evaluation = host.call("evaluate", self.weights, tick, split)
+        return evaluation

@@ -368,9 +368,8 @@ def _interruptible(scheduler: Scheduler) -> Iterator[None]:
         raise KeyboardInterrupt
 
     def finish(number: int, frame: object) -> None:
-        connecting = scheduler.experiment.scheduler.backend == "ray" and not hasattr(
-            scheduler, "backend"
-        )
+        on_ray = scheduler.experiment.scheduler.backend == "ray"
+        connecting = on_ray and scheduler.backend is None
         if scheduler.run_dir == Path() and not connecting:
             stop(number, frame)
         signal.signal(signal.SIGINT, stop)

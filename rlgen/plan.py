@@ -89,15 +89,7 @@ def spawn(backend: Any, experiment: Experiment, role: Role, index: int = 0, life
     """Start one actor of a role; ``life`` counts its restarts and renews its random stream."""
     seed = role_seed(experiment.seed, role.name, index, life)
     args = (experiment, index, seed) if role.name == "worker" else (experiment, seed)
-    return backend.spawn(
-        f"{role.name}-{index}",
-        role.target,
-        args,
-        seed,
-        role.threads,
-        cpus=role.cpus,
-        gpus=role.gpus,
-    )
+    return backend.spawn(role.target, args, seed, role.threads, cpus=role.cpus, gpus=role.gpus)
 
 
 def cores() -> int:

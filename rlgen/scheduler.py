@@ -74,6 +74,7 @@ class Scheduler:
         self._warn_user = warn
         self.warnings: list[str] = []
         self.run_dir = Path()
+        self.backend: Any = None  # until it is connected
         self.interrupted = False
         self.evaluation: dict[str, Any] | None = None  # the latest one
         self._budgets = experiment.stop.model_dump(exclude_none=True, exclude={"target"})
@@ -98,10 +99,10 @@ class Scheduler:
         Raises:
             RlgenError: anything that one message explains. What the run wrote stays.
         """
-        load_problem(self.experiment)
+        self.problem = load_problem(self.experiment)
         plan = {role.name: role for role in make_plan(self.experiment)}
         self.backend = connect(self.experiment, list(plan.values()))
-        tracker = None
+        tracker, summary = None, None
         try:
             if self.interrupted:  # while Ray started, which nothing may break off
                 raise KeyboardInterrupt
@@ -116,8 +117,6 @@ class Scheduler:
             for message in self.warnings:
                 self.record("event", {"message": message})
             summary = self._loop()
-            tracker.close(summary)
-            tracker = None
             return summary
         except WorkerDied as error:
             if not self._kept():
@@ -126,7 +125,7 @@ class Scheduler:
             raise WorkerDied(f"{error}; {again}") from error
         finally:
             if tracker is not None:
-                tracker.close(None)
+                tracker.close(summary)
             self.backend.shutdown()
 
     def _kept(self) -> bool:
@@ -290,18 +289,13 @@ class Scheduler:
             "learner": {k: v / wall for k, v in self._seconds["learner"].items()},
         }
         busy = {
-            f"{role}: {what}": value
+            role: {what: value for what, value in parts.items() if what != "waiting"}
             for role, parts in share.items()
-            for what, value in parts.items()
-            if what != "waiting"
         }
+        held = {f"{role}: {w}": value for role, parts in busy.items() for w, value in parts.items()}
         # What is left is the driver's share: calls, records, waiting for the last worker.
-        busy["driver"] = max(0.0, 1.0 - max(sum(self._busy(parts)) for parts in share.values()))
-        return {"time_share": share, "bottleneck": max(busy, key=busy.__getitem__)}
-
-    @staticmethod
-    def _busy(parts: dict[str, float]) -> list[float]:
-        return [value for what, value in parts.items() if what != "waiting"]
+        held["driver"] = max(0.0, 1.0 - max(sum(parts.values()) for parts in busy.values()))
+        return {"time_share": share, "bottleneck": max(held, key=held.__getitem__)}
 
     # --- evaluation -----------------------------------------------------------------------------
 
@@ -333,7 +327,7 @@ class Scheduler:
 
     def _save_pictures(self) -> None:
         """Samples and reconstructions of the final weights, where the model makes them."""
-        shape = load_problem(self.experiment).data_shape
+        shape = self.problem.data_shape
         if not pictures.drawable(shape):
             return
         shown = self.crew.ask(self.crew.evaluator, "the evaluator", "pictures", self.cycle.weights)

@@ -19,7 +19,7 @@ class InlineBackend:
     """Actors are plain objects; futures are results."""
 
     def spawn(
-        self, name: str, target: str, args: tuple[Any, ...], seed: int, threads: int, **_: float
+        self, target: str, args: tuple[Any, ...], seed: int, threads: int, **_: float
     ) -> Host:
         """The host of ``package.module:Class`` (CPUs and GPUs need no reservation here)."""
         return Host(target, args, seed, threads)

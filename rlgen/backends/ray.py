@@ -25,7 +25,6 @@ class RayBackend:
 
     def spawn(
         self,
-        name: str,
         target: str,
         args: tuple[Any, ...],
         seed: int,

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from experiments import train
 
 import rlgen
@@ -58,3 +59,12 @@ def test_evaluations_repeat_and_other_ticks_differ(tmp_path):
     assert run.evaluate(episodes=7) == run.evaluate(episodes=7)
     assert run.evaluate(episodes=7)["episodes"] == 7
     assert run.evaluate(episodes=40)["mean"] != run.evaluate(episodes=40, tick=1)["mean"]
+
+
+def test_an_evaluation_leaves_the_callers_random_state_and_the_runs_mode(tmp_path):
+    run = train("a3c", tmp_path, {"scheduler.mode": "async"})
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    assert run.evaluate(episodes=2)["episodes"] == 2
+    assert torch.equal(torch.rand(1), expected)

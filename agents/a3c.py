@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.config import Hyperparameters
-from rlgen.networks import Encoder, mlp, policy_head
+from rlgen.networks import clip_gradients, make_encoder, make_mlp, policy_head
 from rlgen.returns import n_step_returns
 
 Positive = Annotated[float, Field(gt=0)]
@@ -36,12 +36,11 @@ class ActorCritic(nn.Module):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
-        assert problem.network
-        hidden, activation = problem.network.hidden, problem.network.activation
-        self.encoder = Encoder(problem.observation_space, problem.normalize_observation)
+        network = problem.network
+        self.encoder = make_encoder(problem)
         self.head = policy_head(problem.action_space)
-        self.policy = mlp([self.encoder.size, *hidden, self.head.size], activation, last_gain=0.01)
-        self.value = mlp([self.encoder.size, *hidden, 1], activation)
+        self.policy = make_mlp(network, self.encoder.size, self.head.size, last_gain=0.01)
+        self.value = make_mlp(network, self.encoder.size, 1)
 
 
 class A3C(Algorithm):
@@ -70,7 +69,7 @@ class A3C(Algorithm):
     def check(cls, problem: Problem) -> None:
         """Refuse actions that have no policy head, and observations that have no encoder."""
         policy_head(problem.action_space)
-        Encoder(problem.observation_space, problem.normalize_observation)
+        make_encoder(problem)
 
     def __init__(self, config: A3CConfig, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)
@@ -137,7 +136,7 @@ class A3C(Algorithm):
             for parameter, part in zip(parameters, row.split(sizes), strict=True):
                 # A copy: clipping writes, and the batch may be read-only shared memory.
                 parameter.grad = part.view_as(parameter).clone()
-            norm = nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
+            norm = clip_gradients(parameters, self.config.max_gradient_norm)
             self.optimizer.step()
         metrics = {name: batch[name].mean() for name in ("policy_loss", "value_loss", "entropy")}
         return metrics | {"gradient_norm": norm}

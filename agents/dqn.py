@@ -15,7 +15,7 @@ from torch.nn import functional
 from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.config import Hyperparameters
 from rlgen.errors import ConfigError
-from rlgen.networks import Encoder, mlp
+from rlgen.networks import clip_gradients, make_encoder, make_mlp
 from rlgen.replay import ReplayPlan
 from rlgen.schedules import linear
 
@@ -55,14 +55,10 @@ class QNetwork(nn.Module):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
-        assert problem.network and isinstance(problem.action_space, gym.spaces.Discrete)
-        self.encoder = Encoder(problem.observation_space, problem.normalize_observation)
-        sizes = [
-            self.encoder.size,
-            *problem.network.hidden,
-            int(problem.action_space.n),
-        ]
-        self.layers = mlp(sizes, problem.network.activation)
+        assert isinstance(problem.action_space, gym.spaces.Discrete)
+        self.encoder = make_encoder(problem)
+        actions = int(problem.action_space.n)
+        self.layers = make_mlp(problem.network, self.encoder.size, actions)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Action values ``(B, A)`` of observations ``(B, ...)``."""
@@ -103,7 +99,7 @@ class DQN(Algorithm):
             raise ConfigError(
                 f"env.id: dqn needs a Discrete action space, not {problem.action_space}; use a3c"
             )
-        Encoder(problem.observation_space, problem.normalize_observation)
+        make_encoder(problem)
 
     def __init__(self, config: DQNConfig, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)
@@ -136,7 +132,7 @@ class DQN(Algorithm):
         loss = functional.mse_loss(q, y)
         self.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_gradient_norm)
+        norm = clip_gradients(self.network.parameters(), self.config.max_gradient_norm)
         self.optimizer.step()
         self.updates += 1
         if self.updates % self.config.target_period == 0:

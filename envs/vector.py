@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -30,6 +29,11 @@ class Step(NamedTuple):
     truncated: np.ndarray  # (B,) bool: the episode was cut; its successor has a future
     valid: np.ndarray  # (B,) bool: False where the environment only reset, ignoring the action
 
+    @property
+    def starts(self) -> np.ndarray:
+        """(B,) bool: an episode begins with ``observation``, or will where that is void."""
+        return self.terminated | self.truncated | ~self.valid
+
 
 class Environments:
     """B environments of one configuration, stepped together.
@@ -45,6 +49,8 @@ class Environments:
         observation_space, action_space: of one environment, after frame stacking.
         num_envs: B.
         finished: (return, length) of every episode that ended; the caller empties it.
+        metrics: sums over steps of what the environments report in ``infos["metrics"]``, a
+            mapping of names to ``(B,)`` numbers (such as a bandit's regret).
 
     Args:
         config: the environment.
@@ -58,6 +64,7 @@ class Environments:
     def __init__(self, config: EnvConfig, num_envs: int, seed: int) -> None:
         self.num_envs = num_envs
         self.finished: list[tuple[float, int]] = []
+        self.metrics: dict[str, float] = {}
         self.env = make_vector(config, num_envs)
         try:
             self._mode = AutoresetMode(
@@ -129,6 +136,8 @@ class Environments:
             self._returns[fresh] = 0.0
             self._began[fresh] = self._clock
         self._returns += reward
+        for name, values in info.get("metrics", {}).items():
+            self.metrics[name] = self.metrics.get(name, 0.0) + float(values.sum())
         ends = (terminated | truncated).nonzero()[0]
         if ends.size:
             lengths = self._clock - self._began[ends]
@@ -145,6 +154,11 @@ class Environments:
             successor, observation = self._stack(successor, observation, fresh)
         reward = reward.astype(np.float32, copy=False)
         return Step(observation, successor, reward, terminated, truncated, valid)
+
+    def take_metrics(self) -> dict[str, float]:
+        """The sums of the metrics since the last call."""
+        taken, self.metrics = self.metrics, {}
+        return taken
 
     def close(self) -> None:
         """Close the environments."""
@@ -201,14 +215,3 @@ class Environments:
             action = action + self._action_start
         space = self.env.action_space
         return np.asarray(action, space.dtype).reshape(space.shape)
-
-
-def probe(config: EnvConfig) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """The observation and action space of one environment, as `Environments` gives them.
-
-    Raises:
-        ConfigError: as `Environments`.
-    """
-    environments = Environments(config, 1, seed=0)
-    environments.close()
-    return environments.observation_space, environments.action_space

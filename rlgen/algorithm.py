@@ -74,7 +74,10 @@ class Algorithm:
         problem: what it is set.
         rng: its own NumPy random stream. Torch's global generator is its own too: the platform
             swaps it in around every call, so ``torch.randn`` gives the same on every backend.
-        env_steps: environment steps of the whole run when this rollout began (for schedules).
+        env_steps: environment steps of the whole run: on a worker when this rollout began, on the
+            learner with the batch in hand (for schedules).
+        starts: ``(B,)`` bool, set before every `act`: the rows in which an episode begins with this
+            observation. What an algorithm remembers of an episode ends there.
         converged: set by ``update`` to end the run.
         replay: set in ``__init__`` by algorithms that learn from a replay; ``update`` then
             receives its minibatches, as often as the plan owes them.
@@ -95,6 +98,7 @@ class Algorithm:
         self.problem = problem
         self.rng = rng
         self.env_steps = 0
+        self.starts = np.ones(1, np.bool_)
         self.converged = False
         self.replay: ReplayPlan | None = None
 

@@ -123,10 +123,11 @@ class Run:
             write_weights(self._algorithm, self.weights)
         return self._algorithm
 
-    def act(self, observation: Any) -> Any:
+    def act(self, observation: Any, start: bool = False) -> Any:
         """The greedy action for one observation, both in the environment's own form.
 
-        With ``env.frame_stack`` above 1, the observation is the stack of the latest ones.
+        With ``env.frame_stack`` above 1, the observation is the stack of the latest ones. ``start``
+        says that an episode begins, so that a policy with a memory forgets the one before.
 
         Raises:
             ConfigError: the run is of a generative model.
@@ -134,12 +135,13 @@ class Run:
         config = self.experiment.env
         if config is None:
             raise ConfigError(f"{self.dir} is a run of {self.experiment.algorithm}; use sample()")
+        starts = np.array([start or self._env is None])
         if self._env is None:
             self._env = Environments(config, 1, seed=0)
         batch = np.asarray(observation)[None]
         if config.frame_stack == 1:
             batch = self._env.from_env(batch)
-        action = self._env.to_env(act(self.algorithm, batch, greedy=True)["action"])[0]
+        action = self._env.to_env(act(self.algorithm, batch, starts, greedy=True)["action"])[0]
         return action if action.shape else action.item()
 
     def sample(self, n: int) -> np.ndarray:

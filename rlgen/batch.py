@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 Batch = dict[str, np.ndarray]
 Spec = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
@@ -36,3 +37,19 @@ def concatenate(batches: Sequence[Batch], axis: int) -> Batch:
     if any(batch.keys() != names for batch in batches):
         raise ValueError(f"batches differ in their columns: {[sorted(b) for b in batches]}")
     return {name: np.concatenate([batch[name] for batch in batches], axis) for name in names}
+
+
+def to_tensors(columns: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
+    """Columns as torch tensors on a device; on the CPU they share the arrays' memory."""
+    return {
+        name: torch.from_numpy(column).to(device, non_blocking=True)
+        for name, column in columns.items()
+    }
+
+
+def to_arrays(columns: dict[str, Any]) -> Batch:
+    """Columns as NumPy arrays, whether they were tensors or arrays."""
+    return {
+        name: column.detach().cpu().numpy() if isinstance(column, torch.Tensor) else column
+        for name, column in columns.items()
+    }

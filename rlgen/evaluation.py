@@ -66,11 +66,11 @@ class Evaluator:
         self, env: Environments, max_steps: int, returns: np.ndarray, lengths: np.ndarray
     ) -> None:
         """Add up one greedy episode in each of the first ``len(returns)`` environments."""
-        observation = env.reset()
+        observation, starts = env.reset(), np.ones(env.num_envs, np.bool_)
         running = np.ones(len(returns), bool)
         while running.any():
-            step = env.step(act(self.algorithm, observation, greedy=True)["action"])
-            observation = step.observation
+            step = env.step(act(self.algorithm, observation, starts, greedy=True)["action"])
+            observation, starts = step.observation, step.starts
             returns += np.where(running, step.reward[: len(returns)], 0.0)
             lengths += running
             running &= ~(step.terminated | step.truncated)[: len(returns)]

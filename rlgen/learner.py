@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from rlgen import checkpoint, state
 from rlgen.algorithm import Metrics, read_weights, write_weights
-from rlgen.batch import Batch, concatenate
+from rlgen.batch import Batch, concatenate, to_tensors
 from rlgen.config import Experiment
-from rlgen.moments import mean_and_scale, merge_moments
+from rlgen.moments import Standardiser
 from rlgen.problem import build
 from rlgen.replay import Replay
-from rlgen.rollout import Info, to_tensors
+from rlgen.rollout import Info
 
 # Batches from Ray's object store are read-only; no algorithm writes into its batch.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
@@ -41,7 +40,7 @@ class Learner:
         self.replay = Replay(plan, self.algorithm.rng) if plan else None
         self.version = 0
         self.updates = 0
-        self.moments: np.ndarray | None = None
+        self.standardiser = Standardiser()
         self.latest: Metrics = {}
 
     def weights(self) -> tuple[np.ndarray, int]:
@@ -61,7 +60,10 @@ class Learner:
         arrived, began = time.time(), time.perf_counter()
         lags = [self.version - info["version"] for info in infos]
         parts = [dict(batch) for batch in batches]
-        self._normalise([part.pop("moments") for part in parts if "moments" in part])
+        moments = [part.pop("moments") for part in parts if "moments" in part]
+        if moments:
+            self.standardiser.take(moments, self.algorithm.network)  # type: ignore[attr-defined]
+        self.algorithm.env_steps += sum(info.get("env_steps", 0) for info in infos)
         batch = concatenate(parts, self.algorithm.batch_axis)
         if self.replay is not None:
             self.replay.insert(_rows(batch))
@@ -96,17 +98,6 @@ class Learner:
 
     def _columns(self, batch: Batch) -> dict[str, Any]:
         return to_tensors(batch, self.device) if self.algorithm.on_tensors else batch
-
-    def _normalise(self, parts: list[np.ndarray]) -> None:
-        """Merge the workers' moments of the observations into the network's encoder."""
-        for part in parts:
-            self.moments = part if self.moments is None else merge_moments(self.moments, part)
-        if parts and self.moments is not None:
-            mean, scale = mean_and_scale(self.moments)
-            encoder = self.algorithm.network.encoder  # type: ignore[attr-defined]
-            with torch.no_grad():
-                encoder.mean.copy_(torch.from_numpy(mean))
-                encoder.scale.copy_(torch.from_numpy(scale))
 
     def adopt(self, weights: np.ndarray) -> None:
         """Take the given weights, those that an evaluation found to reach the target."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
+from torch import nn
+
+from rlgen.networks import Encoder
 
 
 def moments_of(rows: np.ndarray) -> np.ndarray:
@@ -25,6 +29,26 @@ def merge_moments(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     mean = left[1] + delta * right[0] / count
     squares = left[2] + right[2] + np.square(delta) * left[0] * right[0] / count
     return np.stack([count, mean, squares])
+
+
+class Standardiser:
+    """The running moments of all workers' observations, as an encoder standardises by them."""
+
+    def __init__(self) -> None:
+        self.moments: np.ndarray | None = None
+
+    def take(self, parts: list[np.ndarray], network: nn.Module) -> None:
+        """Merge the workers' moments and set those of every encoder in the network."""
+        for part in parts:
+            self.moments = part if self.moments is None else merge_moments(self.moments, part)
+        if not parts or self.moments is None:
+            return
+        mean, scale = mean_and_scale(self.moments)
+        for module in network.modules():
+            if isinstance(module, Encoder) and module.normalize:
+                with torch.no_grad():
+                    module.mean.copy_(torch.from_numpy(mean))
+                    module.scale.copy_(torch.from_numpy(scale))
 
 
 def mean_and_scale(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,9 +6,9 @@ Initialisation draws from torch's global generator, which the platform seeds for
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlgen.config import NetworkConfig
 from rlgen.errors import ConfigError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -43,6 +44,19 @@ def mlp(sizes: Sequence[int], activation: str, last_gain: float = 1.0) -> nn.Seq
         nn.init.zeros_(linear.bias)
         layers += [linear] if last else [linear, ACTIVATIONS[activation]()]
     return nn.Sequential(*layers)
+
+
+def make_mlp(
+    network: NetworkConfig | None, inputs: int, outputs: int, last_gain: float = 1.0
+) -> nn.Sequential:
+    """The layers from ``inputs`` features to ``outputs`` that the network section asks for."""
+    assert network is not None  # the configuration of every algorithm with a network has one
+    return mlp([inputs, *network.hidden, outputs], network.activation, last_gain)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients down to a joint norm of at most ``max_norm``; the norm before, to log."""
+    return nn.utils.clip_grad_norm_(list(parameters), max_norm)
 
 
 class Encoder(nn.Module):
@@ -92,6 +106,31 @@ class Encoder(nn.Module):
         if self.normalize:
             features = ((features - self.mean) * self.scale).clamp(-10.0, 10.0)
         return features
+
+
+class Observed(Protocol):
+    """What an encoder is made for (`rlgen.algorithm.Problem`)."""
+
+    @property
+    def observation_space(self) -> gym.Space[Any] | None:
+        """Of one environment."""
+
+    @property
+    def network(self) -> NetworkConfig | None:
+        """The network section of the configuration."""
+
+    @property
+    def normalize_observation(self) -> bool:
+        """Whether observations are standardised."""
+
+
+def make_encoder(problem: Observed) -> Encoder:
+    """What turns a problem's observations into features, as its network section asks for.
+
+    Raises:
+        ConfigError: a space that no encoder takes.
+    """
+    return Encoder(problem.observation_space, problem.normalize_observation)
 
 
 SPACES = "Discrete, MultiDiscrete and Box spaces are"

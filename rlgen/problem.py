@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
 
 from rlgen import registry
 from rlgen.algorithm import Algorithm, Problem
-from rlgen.config import Experiment
+from rlgen.config import EnvConfig, Experiment
 from rlgen.envs.mdp import load_mdp
-from rlgen.envs.vector import probe
+from rlgen.envs.vector import Environments
 from rlgen.generative import data
 
 #: Every role draws from a random stream of its own, derived from the experiment's seed.
@@ -47,6 +50,17 @@ def load_problem(experiment: Experiment) -> Problem:
         )
     registry.resolve(experiment.algorithm).check(problem)
     return problem
+
+
+def probe(config: EnvConfig) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """The observation and action space of one environment, as `Environments` gives them.
+
+    Raises:
+        ConfigError: as `Environments`.
+    """
+    environments = Environments(config, 1, seed=0)
+    environments.close()
+    return environments.observation_space, environments.action_space
 
 
 def build(experiment: Experiment, seed: int) -> Algorithm:

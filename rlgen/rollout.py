@@ -15,7 +15,7 @@ import torch
 
 from rlgen import state
 from rlgen.algorithm import Algorithm, write_weights
-from rlgen.batch import Batch, allocate, spec_of
+from rlgen.batch import Batch, allocate, spec_of, to_arrays, to_tensors
 from rlgen.config import Experiment
 from rlgen.envs.vector import Environments
 from rlgen.errors import EnvironmentFailure, RlgenError
@@ -26,24 +26,12 @@ Info = dict[str, Any]
 Produced = tuple[Batch, Info]
 
 
-def to_tensors(columns: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
-    """Columns as torch tensors on a device; on the CPU they share the arrays' memory."""
-    return {
-        name: torch.from_numpy(column).to(device, non_blocking=True)
-        for name, column in columns.items()
-    }
+def act(algorithm: Algorithm, observation: np.ndarray, starts: np.ndarray, greedy: bool) -> Batch:
+    """The algorithm's columns for observations ``(B, ...)``, as arrays.
 
-
-def to_arrays(columns: dict[str, Any]) -> Batch:
-    """Columns as NumPy arrays, whether they were tensors or arrays."""
-    return {
-        name: column.detach().cpu().numpy() if isinstance(column, torch.Tensor) else column
-        for name, column in columns.items()
-    }
-
-
-def act(algorithm: Algorithm, observation: np.ndarray, greedy: bool) -> Batch:
-    """The algorithm's columns for observations ``(B, ...)``, as arrays."""
+    ``starts`` marks the rows in which an episode begins (`Algorithm.starts`).
+    """
+    algorithm.starts = starts
     if not algorithm.on_tensors:
         return algorithm.act(observation, greedy)
     with torch.no_grad():
@@ -111,6 +99,7 @@ class RolloutWorker(Worker):
         self.env_seed = seed
         self.env = Environments(self.config, self.config.num_envs, seed)
         self.observation = self._guarded("reset", self.env.reset)
+        self.starts = np.ones(self.config.num_envs, np.bool_)
 
     def _make(self, seconds: dict[str, float]) -> Produced:
         steps = self.experiment.hyperparameters.rollout_steps  # type: ignore[attr-defined]
@@ -118,18 +107,19 @@ class RolloutWorker(Worker):
         batch: Batch = {}
         for t in range(steps):
             start = time.perf_counter()
-            columns = act(self.algorithm, self.observation, greedy=False)
+            columns = act(self.algorithm, self.observation, self.starts, greedy=False)
             acted = time.perf_counter()
             step = self._guarded("step", self.env.step, columns["action"])
             environment += time.perf_counter() - acted
             inference += acted - start
             columns |= step._asdict() | {"observation": self.observation}
-            self.observation = step.observation
+            self.observation, self.starts = step.observation, step.starts
             if not batch:
                 batch = allocate(spec_of(columns, (steps,)))
             for name, rows in columns.items():
                 batch[name][t] = rows
         info: Info = {"env_steps": int(batch["valid"].sum()), "episodes": self.env.finished[:]}
+        info["metrics"] = self.env.take_metrics()
         self.env.finished.clear()
         start = time.perf_counter()
         produced = self._process(batch)

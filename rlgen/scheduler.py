@@ -52,6 +52,7 @@ class Window:
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     lags: list[int] = field(default_factory=list)
+    sums: Counter[str] = field(default_factory=Counter)  # of the environments' own metrics
 
 
 def no_display(progress: Progress) -> None:
@@ -236,6 +237,7 @@ class Scheduler:
             for return_, length in info.get("episodes", ()):
                 self._window.returns.append(return_)
                 self._window.lengths.append(length)
+            self._window.sums.update(info.get("metrics", {}))
         self._seconds["learner"].update(report["seconds"])
         self._window.lags += report["lags"]
         if self.trace is not None and self.cycle.counters.cycles == TRACED_CYCLE:
@@ -258,6 +260,8 @@ class Scheduler:
         if window.returns:
             self._latest["episode_return"] = float(np.mean(window.returns))
             self._latest["episode_length"] = float(np.mean(window.lengths))
+        steps = max(self.ticks() - window.ticks, 1)
+        self._latest |= {name: total / steps for name, total in window.sums.items()}
         self.record("train", values | self._latest)
         self._window = Window(now, self.ticks())
 

@@ -7,8 +7,8 @@ import pytest
 from rlgen.config import EnvConfig
 from rlgen.envs.mdp import load_mdp
 from rlgen.envs.single import make_single
-from rlgen.envs.vector import probe
 from rlgen.errors import ConfigError
+from rlgen.problem import probe
 
 
 def missing(module):

@@ -12,8 +12,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from rlgen import state
 from rlgen.config import EnvConfig
 from rlgen.envs.mdp import MDPVectorEnv
-from rlgen.envs.vector import Environments, probe
+from rlgen.envs.vector import Environments
 from rlgen.errors import ConfigError
+from rlgen.problem import probe
 
 SPACE = gym.spaces.Box(-100, 10_000, (5,), np.float32)
 ACTIONS = gym.spaces.Discrete(7)

@@ -26,7 +26,7 @@ def test_merged_moments_are_those_of_all_rows():
 def test_the_network_standardises_by_what_the_workers_saw(name, tmp_path):
     run = train(name, tmp_path, {"env.normalize_observation": True})
     _, arrays = read_part(run.checkpoint, "learner")
-    count, mean, squares = arrays["moments"]
+    count, mean, squares = arrays["standardiser.moments"]
     # Every valid step's observation has been counted once, over two workers.
     assert set(count) == {run.summary["env_steps"]}
     encoder = run.algorithm.network.encoder

@@ -1,0 +1,63 @@
+"""Inline and ray give the same bits: every algorithm's tiny experiment, on actors of one cluster.
+
+Starting a cluster and four processes costs ten seconds, so one set of Ray actors serves all the
+experiments of this file, each hosting one actor after the other. What the whole backend does with
+processes of its own is tested in test_same_answer.py, test_faults.py and test_async.py.
+"""
+
+import numpy as np
+import pytest
+import ray
+from experiments import TINY, train
+
+from rlgen.backends import ray as ray_backend
+from rlgen.backends.host import Host
+
+
+class Vacant(Host):
+    """A host whose actor comes later, and then another one."""
+
+    def __init__(self):
+        pass
+
+    def move_in(self, *arguments):
+        Host.__init__(self, *arguments)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """A cluster, and a backend class that keeps its actors from one run to the next."""
+    cluster = ray_backend.RayBackend("local", 8.0, 0.0)
+    vacant = []
+
+    class Pooled(ray_backend.RayBackend):
+        def __init__(self, address, cpus, gpus):
+            self.taken = []
+
+        def spawn(self, target, args, seed, threads, cpus=1.0, gpus=0.0):
+            actor = vacant.pop() if vacant else ray.remote(Vacant).options(num_cpus=cpus).remote()
+            self.taken.append(actor)
+            actor.move_in.remote(target, args, seed, threads)
+            return actor
+
+        def shutdown(self):
+            vacant.extend(self.taken)
+
+    yield Pooled
+    cluster.shutdown()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_inline_and_ray_give_the_same_bits(name, tmp_path, monkeypatch, pool):
+    monkeypatch.setattr(ray_backend, "RayBackend", pool)
+    inline = train(name, tmp_path)
+    on_ray = train(name, tmp_path, {"scheduler.backend": "ray"})
+    assert inline.weights.size > 0
+    np.testing.assert_array_equal(inline.weights, on_ray.weights)
+    assert inline.summary["evaluation"] == on_ray.summary["evaluation"]
+    if name not in NO_CHANCE:
+        other = train(name, tmp_path, {"seed": 1})
+        assert not np.array_equal(inline.weights, other.weights)
+
+
+NO_CHANCE = {"value-iteration"}  # which draw no random numbers

@@ -7,11 +7,12 @@ from typing import Annotated
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from rlgen.agents.policies import ActorCritic, check_policy, masked_mean
 from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.config import Hyperparameters
-from rlgen.networks import clip_gradients, make_encoder, make_mlp, policy_head
+from rlgen.networks import clip_gradients
 from rlgen.returns import n_step_returns
 
 Positive = Annotated[float, Field(gt=0)]
@@ -29,18 +30,6 @@ class A3CConfig(Hyperparameters):
     value_coefficient: NotNegative = 0.5  # c_v, >= 0
     entropy_coefficient: NotNegative = 0.01  # c_e, >= 0
     max_gradient_norm: Positive = 2.0  # clipped above it, > 0
-
-
-class ActorCritic(nn.Module):
-    """Policy and value of a state, with a torso each: neither's loss disturbs the other's."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__()
-        network = problem.network
-        self.encoder = make_encoder(problem)
-        self.head = policy_head(problem.action_space)
-        self.policy = make_mlp(network, self.encoder.size, self.head.size, last_gain=0.01)
-        self.value = make_mlp(network, self.encoder.size, 1)
 
 
 class A3C(Algorithm):
@@ -68,8 +57,7 @@ class A3C(Algorithm):
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse actions that have no policy head, and observations that have no encoder."""
-        policy_head(problem.action_space)
-        make_encoder(problem)
+        check_policy(problem)
 
     def __init__(self, config: A3CConfig, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)
@@ -84,23 +72,21 @@ class A3C(Algorithm):
 
     def act(self, observation: Tensor, greedy: bool) -> dict[str, Tensor]:
         """Actions drawn from the policy; its mode when greedy."""
-        net = self.network
-        outputs = net.policy(net.encoder(observation))
-        return {"action": net.head.mode(outputs) if greedy else net.head.sample(outputs)}
+        return {"action": self.network.act(observation, greedy)[0]}
 
     def process(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The gradient of a rollout ``(T, B, ...)`` as one row ``(1, P)``, and its metrics."""
         net, config, valid = self.network, self.config, batch["valid"]
-        features = net.encoder(batch["observation"][valid])
-        value = net.value(features).squeeze(-1)
-        return_ = self._returns(batch)[valid]
-        advantage = return_ - value.detach()
-        outputs = net.policy(features)
-        log_prob = net.head.log_prob(outputs, batch["action"][valid])
-        rows = max(len(value), 1)
-        policy_loss = -(log_prob * advantage).sum() / rows
-        value_loss = (return_ - value).square().sum() / rows
-        entropy = net.head.entropy(outputs).sum() / rows
+        outputs, value = net(batch)
+        old = value.detach()
+        return_ = n_step_returns(
+            batch["reward"], net.next_values(batch, old),
+            batch["terminated"], batch["truncated"], config.gamma,
+        )  # fmt: skip
+        log_prob = net.head.log_prob(outputs, batch["action"])
+        policy_loss = -masked_mean(log_prob * (return_ - old), valid)
+        value_loss = masked_mean((return_ - value).square(), valid)
+        entropy = masked_mean(net.head.entropy(outputs), valid)
         loss = policy_loss + config.value_coefficient * value_loss
         loss = loss - config.entropy_coefficient * entropy
         gradients = torch.autograd.grad(loss, list(net.parameters()))
@@ -111,22 +97,6 @@ class A3C(Algorithm):
         }
         columns = {name: metric.detach().reshape(1) for name, metric in metrics.items()}
         return columns | {"gradient": torch.cat([g.reshape(-1) for g in gradients])[None]}
-
-    def _returns(self, batch: dict[str, Tensor]) -> Tensor:
-        """Bootstrapped returns ``(T, B)``; V is only evaluated where a return is cut."""
-        cut = batch["truncated"].clone()
-        cut[-1] = True
-        next_value = torch.zeros_like(batch["reward"])
-        with torch.no_grad():
-            features = self.network.encoder(batch["next_observation"][cut])
-            next_value[cut] = self.network.value(features).squeeze(-1)
-        return n_step_returns(
-            batch["reward"],
-            next_value,
-            batch["terminated"],
-            batch["truncated"],
-            self.config.gamma,
-        )
 
     def update(self, batch: dict[str, Tensor]) -> Metrics:
         """Apply the gradients ``(n, P)`` one after the other."""

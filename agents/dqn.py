@@ -1,74 +1,78 @@
-"""Deep Q-network."""
+"""Deep Q-network, with its usual extensions as options."""
 
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Self
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
 
-import gymnasium as gym
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from rlgen.agents.values import QNetwork, check_values, epsilon_greedy, follow, td_target
 from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.config import Hyperparameters
-from rlgen.errors import ConfigError
-from rlgen.networks import clip_gradients, make_encoder, make_mlp
+from rlgen.networks import clip_gradients
 from rlgen.replay import ReplayPlan
 from rlgen.schedules import linear
 
 Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "squared": functional.mse_loss,
+    "huber": functional.huber_loss,
+}
 
 
 class DQNConfig(Hyperparameters):
     """Hyper-parameters of DQN; steps are environment steps of the whole run."""
 
     gamma: Probability = 0.99  # discount, in [0, 1]
-    learning_rate: Annotated[float, Field(gt=0)] = 2.3e-3  # of Adam, > 0
+    learning_rate: Positive = 2.3e-3  # of Adam, > 0
     rollout_steps: Count = 16  # T, steps per environment and cycle
     buffer_size: Count = 100_000  # N, transitions in the replay
-    batch_size: Count = 64  # transitions per update
+    batch_size: Count = 64  # B, transitions per update
     learning_starts: Count = 1_000  # transitions in the replay before the first update
     updates: Count = 1  # updates per `train_every` steps
     train_every: Count = 2  # steps
-    target_period: Count = 25  # C, updates between two copies into the target network
+    target_period: Count | None = 25  # C, updates between two copies into the target network
+    polyak: Annotated[float, Field(gt=0, le=1)] | None = None  # tau, instead of C: at every update
     epsilon_start: Probability = 1.0  # share of random actions at the first step, in [0, 1]
     epsilon_end: Probability = 0.04  # and from `epsilon_steps` on, in [0, 1]
     epsilon_steps: Count = 8_000  # steps of the linear decay between the two
-    max_gradient_norm: Annotated[float, Field(gt=0)] = 10.0  # clipped above it, > 0
+    max_gradient_norm: Positive = 10.0  # clipped above it, > 0
+    loss: Literal["squared", "huber"] = "squared"  # of the error; huber: linear above 1
+    double: bool = False  # the network that learns chooses a', the target values it
+    duelling: bool = False  # Q = V + A - mean A
+    n_step: Count = 1  # n, rewards before the bootstrapped value
+    prioritised: bool = False  # draw rows by their last error
+    alpha: Probability = 0.6  # exponent of the priorities, in [0, 1]; 0: uniform
+    beta_start: Probability = 0.4  # exponent of the weights at the first step, in [0, 1]
+    beta_steps: Count = 50_000  # steps of its linear rise to 1
+    priority_epsilon: Positive = 1e-3  # added to |error|, > 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _polyak_replaces_the_period(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return given if given.get("polyak") is None else {"target_period": None, **given}
 
     @model_validator(mode="after")
-    def _can_start(self) -> Self:
+    def _consistent(self) -> Self:
         if self.learning_starts > self.buffer_size:
             raise ValueError(
                 f"learning_starts={self.learning_starts} is more than "
                 f"buffer_size={self.buffer_size} holds, so learning would never start"
             )
+        if (self.target_period is None) == (self.polyak is None):
+            raise ValueError("give one of target_period and polyak, and set the other to null")
+        for key in ("alpha", "beta_start", "beta_steps", "priority_epsilon"):
+            if not self.prioritised and getattr(self, key) != DQNConfig.model_fields[key].default:
+                raise ValueError(f"{key} has an effect only with prioritised=true")
         return self
-
-
-class QNetwork(nn.Module):
-    """Q(s, .) of all actions (eq 14.42)."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__()
-        assert isinstance(problem.action_space, gym.spaces.Discrete)
-        self.encoder = make_encoder(problem)
-        actions = int(problem.action_space.n)
-        self.layers = make_mlp(problem.network, self.encoder.size, actions)
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """Action values ``(B, A)`` of observations ``(B, ...)``."""
-        return self.layers(self.encoder(observation))
-
-
-def td_target(reward: Tensor, terminated: Tensor, next_values: Tensor, gamma: float) -> Tensor:
-    """Targets ``(B,)`` of rewards, ends ``(B,)`` and the successors' values ``(B, A)``."""
-    # y = r + gamma * (1 - terminated) * max_a' Q_target(s', a'); truncation does not end a future.
-    return reward + gamma * ~terminated * next_values.amax(dim=1)
 
 
 class DQN(Algorithm):
@@ -76,13 +80,18 @@ class DQN(Algorithm):
 
     One update draws a minibatch of transitions (s, a, r, s') from the replay and descends
 
-        L(phi) = mean ( y - Q_phi(s, a) )^2,
+        L(phi) = mean_i w_i ( y_i - Q_phi(s_i, a_i) )^2,                    (w_i = 1)
         y = r + gamma * (1 - terminated) * max_a' Q_target(s', a')          (eq 14.43)
 
     without a gradient through y. Every C updates the target becomes a copy of Q_phi. The behaviour
     is epsilon-greedy with respect to Q_phi, and `terminated` is stored: the listing leaves both
-    open. The paper clips the error at 1; that pulls Q towards the median of y, which hides rare
-    ends of episodes, so the error is squared here, as listed.
+    open. The paper clips the error at 1 (`loss: huber`); that pulls Q towards the median of y,
+    which hides rare ends of episodes, so the error is squared here, as listed.
+
+    Section 14.5 names the options: `double` (van Hasselt 2016) and `duelling` (Wang 2016), see
+    `rlgen.agents.values`; `n_step` (`rlgen.linked_replay`; off-policy, without a correction);
+    `prioritised` (Schaul 2016): row i is drawn with P(i) ~ (|y_i - Q_i| + eps)^alpha and weighs
+    w_i = (N P(i))^-beta / max_j w_j over the minibatch, in which N cancels out.
 
     Mnih et al., *Human-level control through deep reinforcement learning*, 2015.
     """
@@ -95,48 +104,49 @@ class DQN(Algorithm):
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse actions over which Q has no maximum, and observations that have no encoder."""
-        if not isinstance(problem.action_space, gym.spaces.Discrete):
-            raise ConfigError(
-                f"env.id: dqn needs a Discrete action space, not {problem.action_space}; use a3c"
-            )
-        make_encoder(problem)
+        check_values(problem, "dqn")
 
     def __init__(self, config: DQNConfig, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)
-        self.network = QNetwork(problem)
+        self.network = QNetwork(problem, config.duelling)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         parameters = self.network.parameters()
         self.optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
         self.updates = 0
         self.replay = ReplayPlan(
             config.buffer_size, config.batch_size, config.learning_starts,
-            (config.updates, config.train_every),
+            (config.updates, config.train_every), config.n_step, config.gamma,
+            priority_exponent=config.alpha if config.prioritised else None,
         )  # fmt: skip
 
     def act(self, observation: Tensor, greedy: bool) -> dict[str, Tensor]:
         """Epsilon-greedy actions ``(B,)`` int64."""
-        values, c = self.network(observation), self.config
-        action = values.argmax(dim=1)
-        if greedy:
-            return {"action": action}
+        c = self.config
         epsilon = linear(c.epsilon_start, c.epsilon_end, c.epsilon_steps, self.env_steps)
-        anywhere = torch.randint_like(action, values.shape[1])
-        return {"action": torch.where(torch.rand(len(action)) < epsilon, anywhere, action)}
+        return {"action": epsilon_greedy(self.network(observation), 0.0 if greedy else epsilon)}
 
     def update(self, batch: dict[str, Tensor]) -> Metrics:
         """Descend on one minibatch of B transitions."""
+        c, successor = self.config, batch["next_observation"]
         with torch.no_grad():
-            next_values = self.target(batch["next_observation"])
-            y = td_target(batch["reward"], batch["terminated"], next_values, self.config.gamma)
+            next_values = self.target(successor)
+            choosing = self.network(successor) if c.double else next_values
+            discount = batch.get("discount", c.gamma)
+            y = td_target(batch["reward"], batch["terminated"], discount, next_values, choosing)
         q = self.network(batch["observation"]).gather(1, batch["action"][:, None]).squeeze(1)
-        loss = functional.mse_loss(q, y)
+        loss = LOSSES[c.loss](q, y, reduction="none")
+        if c.prioritised:
+            beta = linear(c.beta_start, 1.0, c.beta_steps, self.env_steps)
+            loss = loss * (batch["probability"] / batch["probability"].min()) ** -beta
+            self.priorities = (y - q.detach()).abs() + c.priority_epsilon
+        loss = loss.mean()
         self.optimizer.zero_grad()
         loss.backward()
-        norm = clip_gradients(self.network.parameters(), self.config.max_gradient_norm)
+        norm = clip_gradients(self.network.parameters(), c.max_gradient_norm)
         self.optimizer.step()
         self.updates += 1
-        if self.updates % self.config.target_period == 0:
-            self.target.load_state_dict(self.network.state_dict())
+        if c.polyak is not None or self.updates % (c.target_period or 1) == 0:
+            follow(self.target, self.network, c.polyak or 1.0)
         return {"loss": loss.detach(), "q": q.detach().mean(), "gradient_norm": norm}
 
 

@@ -1,27 +1,20 @@
-"""Tabular Q-learning."""
+"""Tabular Q-learning, and double Q-learning."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from pydantic import Field
 
+from rlgen.agents import tabular
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
-from rlgen.errors import ConfigError
-
-LARGEST_TABLE = 10**8  # entries, 0.8 GB
+from rlgen.schedules import power_law
 
 
-class QLearningConfig(Hyperparameters):
-    """Hyper-parameters of Q-learning."""
+class QLearningConfig(tabular.ControlConfig):
+    """Hyper-parameters of Q-learning, beside those of every tabular control algorithm."""
 
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.99  # discount, in [0, 1]
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1  # alpha, in (0, 1]
-    epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of random actions, in [0, 1]
-    rollout_steps: Annotated[int, Field(ge=1)] = 16  # T, steps per environment and cycle
+    double: bool = False  # two tables, of which one chooses and the other values the next action
 
 
 class QLearning(Algorithm):
@@ -37,86 +30,86 @@ class QLearning(Algorithm):
     termination; a truncated episode bootstraps. One cycle is T steps in B environments with
     the table as it is; T = B = 1 is the listing.
 
-    Watkins and Dayan, *Q-learning*, 1992.
+    The maximum over noisy estimates is too large on average. ``double`` keeps two tables; a coin
+    says which one learns, and its target takes its own best action at the other's value:
+
+        Q_i(s, a) += alpha * [ r + gamma * Q_j(s', argmax_a' Q_i(s', a')) - Q_i(s, a) ],
+
+    and the behaviour follows Q_1 + Q_2.
+
+    Watkins and Dayan, *Q-learning*, 1992; van Hasselt, *Double Q-learning*, 2010.
 
     Attributes:
-        q: ``(S, A)`` float64, zeros at first. A ``MultiDiscrete`` observation is ravelled to s.
+        table: ``(planes, S, A)`` float64, zeros at first: Q, or Q_1 and Q_2; and after them as many
+            planes of visits, where a schedule needs them. A ``MultiDiscrete`` observation is
+            ravelled to s.
     """
 
     Config = QLearningConfig
     modes = ("sync",)
-    shared = "q"
+    shared = "table"
+    config: QLearningConfig
 
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse spaces that do not fit a table."""
-        observation, action = problem.observation_space, problem.action_space
-        discrete = (gym.spaces.Discrete, gym.spaces.MultiDiscrete)
-        if not isinstance(observation, discrete):
-            raise ConfigError(
-                f"env.id: q-learning needs discrete observations, not {observation}; use dqn"
-            )
-        if not isinstance(action, gym.spaces.Discrete):
-            raise ConfigError(f"env.id: q-learning needs one discrete action, not {action}")
-        entries = float(np.prod(_sizes(observation), dtype=float)) * int(action.n)
-        if entries > LARGEST_TABLE:
-            raise ConfigError(
-                f"env.id: q-learning would need a table of {entries:.1e} entries, more than "
-                f"{LARGEST_TABLE:.0e}; use dqn"
-            )
+        tabular.check("q-learning", problem)
 
     def __init__(self, config: QLearningConfig, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)
-        assert isinstance(problem.action_space, gym.spaces.Discrete)
-        self.sizes = _sizes(problem.observation_space)
-        self.q = np.zeros((int(np.prod(self.sizes)), int(problem.action_space.n)))
+        self.tables = 2 if config.double else 1
+        self.table = tabular.table(problem, self.tables * (2 if config.counts else 1))
+
+    @property
+    def q(self) -> np.ndarray:
+        """``(S, A)``: Q; Q_1 + Q_2 where there are two."""
+        return self.table[0] + self.table[1] if self.config.double else self.table[0]
 
     def act(self, observation: np.ndarray, greedy: bool) -> dict[str, np.ndarray]:
         """Epsilon-greedy actions (B,); ties are broken at random, by the first when greedy."""
-        values = self.q[self._states(observation)]
+        rows = tabular.states(self.problem, observation)
+        values = self.table[: self.tables, rows].sum(axis=0)
         if greedy:
             return {"action": values.argmax(axis=1)}
-        # One draw for everything: the order of the best ones, whether to explore, and where to.
-        rows, actions = values.shape
-        draws = self.rng.random((rows, actions + 2))
-        best = values == values.max(axis=1, keepdims=True)
-        chosen = np.where(best, draws[:, :actions], -1.0).argmax(axis=1)
-        explores = draws[:, actions] < self.config.epsilon
-        anywhere = (draws[:, actions + 1] * actions).astype(np.int64)
-        return {"action": np.where(explores, anywhere, chosen)}
+        counts = self.table[self.tables :, rows].sum(axis=0)
+        epsilon = tabular.exploration(self.config, self.env_steps, counts)
+        return {"action": tabular.epsilon_greedy(values, epsilon, self.rng)}
 
     def update(self, batch: dict[str, Any]) -> Metrics:
         """Update Q transition by transition, in the order of time, then of the environments."""
         valid = batch["valid"]
         both = np.stack([batch["observation"][valid], batch["next_observation"][valid]])
-        states, position = np.unique(self._states(both), return_inverse=True)
+        states, position = np.unique(tabular.states(self.problem, both), return_inverse=True)
         source, successor = position.reshape(2, -1).tolist()
         action, reward = batch["action"][valid].tolist(), batch["reward"][valid].tolist()
         discount = np.where(batch["terminated"][valid], 0.0, self.config.gamma).tolist()
-        alpha, error = self.config.learning_rate, 0.0
+        learns = self._coins(len(action))
+        alpha, power, error = self.config.learning_rate, self.config.learning_rate_power, 0.0
+        double, counts = self.config.double, self.config.counts
         # Python's floats are float64 too, and 7 times faster in a loop than array elements.
-        q = self.q[states].tolist()
-        for s, a, r, gamma, s1 in zip(source, action, reward, discount, successor, strict=True):
-            td_error = r + gamma * max(q[s1]) - q[s][a]
+        planes = self.table[:, states].tolist()
+        rows = zip(learns, source, action, reward, discount, successor, strict=True)
+        for i, s, a, r, gamma, s1 in rows:
+            q = planes[i]
+            value = max(q[s1])
+            if double:
+                value = planes[1 - i][s1][q[s1].index(value)]
+            td_error = r + gamma * value - q[s][a]
+            if counts:
+                visits = planes[self.tables + i][s]
+                visits[a] += 1.0
+                alpha = power_law(self.config.learning_rate, power, visits[a])
             q[s][a] += alpha * td_error
             error += abs(td_error)
-        self.q[states] = np.reshape(q, (-1, self.q.shape[1]))
+        self.table[:, states] = np.reshape(planes, self.table[:, states].shape)
         return {"td_error": error / max(len(action), 1)}
 
-    def _states(self, observation: np.ndarray) -> np.ndarray:
-        """Row numbers in the table of observations ``(...)`` or ``(..., k)``."""
-        if isinstance(self.problem.observation_space, gym.spaces.Discrete):
-            return observation
-        rows: np.ndarray = np.ravel_multi_index(tuple(np.moveaxis(observation, -1, 0)), self.sizes)
-        return rows
-
-
-def _sizes(space: gym.Space[Any] | None) -> tuple[int, ...]:
-    """How many values each component of an observation takes."""
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return tuple(space.nvec.ravel().tolist())
-    assert isinstance(space, gym.spaces.Discrete)
-    return (int(space.n),)
+    def _coins(self, count: int) -> list[int]:
+        """Which table learns from each transition."""
+        if self.tables == 1:
+            return [0] * count
+        coins: list[int] = self.rng.integers(2, size=count).tolist()
+        return coins
 
 
 if __name__ == "__main__":

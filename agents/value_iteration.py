@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
-import scipy.sparse
 from pydantic import Field
 
+from rlgen.agents import planning
+from rlgen.agents.gauss_seidel import GaussSeidel
 from rlgen.algorithm import Algorithm, Metrics, Model, Problem
 from rlgen.config import Hyperparameters
-from rlgen.errors import ConfigError
 
 
 class ValueIterationConfig(Hyperparameters):
@@ -19,20 +18,30 @@ class ValueIterationConfig(Hyperparameters):
 
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.99  # discount, in (0, 1]
     tolerance: Annotated[float, Field(gt=0)] = 1e-10  # largest error of V, in units of the reward
+    order: Literal["jacobi", "gauss_seidel"] = "jacobi"  # states all at once, or one after another
 
 
 class ValueIteration(Algorithm):
     """Value iteration: exact optimal values of a known model (Algorithm 14.2).
 
-    Synchronous (Jacobi) sweeps of the Bellman optimality operator (eq 14.26-14.28),
+    Sweeps of the Bellman optimality operator T (eq 14.26-14.28) from V = 0,
 
-        V'(s) = max_a [ r(s, a) + gamma * sum_s' p(s' | s, a) V(s') ],
+        V'(s) = max_a [ r(s, a) + gamma * sum_s' p(s' | s, a) V(s') ];
 
-    where each worker sweeps a slice of the states. From V = 0, terminal states stay at 0. It stops
-    once ``max |V' - V| < tolerance * (1 - gamma) / gamma``, which bounds ``max |V' - V*|`` by
-    ``tolerance``. With gamma = 1 there is no such bound: it stops at ``tolerance`` itself.
+    terminal states stay at 0. Each worker sweeps a slice of the states. The listing does not say
+    from which V; the three ways converge to the same V*:
 
-    Bellman, *Dynamic Programming*, 1957; Puterman, *Markov Decision Processes*, 1994, section 6.3.
+    - ``order: jacobi``: all from the last sweep's V, the same bits for any number of workers;
+    - ``order: gauss_seidel``: V'(s) at once replaces V(s) for the later states of the slice;
+    - ``scheduler.mode: async``: each slice from whatever V its worker has (asynchronous).
+
+    It stops once ``max |V' - V| < tolerance * (1 - gamma) / gamma``, which bounds ``max |V' - V*|``
+    by ``tolerance``, and makes the greedy policy lose at most ``2 * gamma * tolerance /
+    (1 - gamma)``. With gamma = 1 there is no such bound: it stops at ``tolerance`` itself. (Neither
+    goes below the rounding of V, some 1e-15 of it.)
+
+    Bellman, *Dynamic Programming*, 1957; Puterman, *Markov Decision Processes*, 1994, section 6.3;
+    Bertsekas, *Distributed dynamic programming*, 1982.
 
     Attributes:
         values: ``(S,)`` float64, V.
@@ -40,60 +49,48 @@ class ValueIteration(Algorithm):
 
     Config = ValueIterationConfig
     source = "model"
+    modes = ("sync", "async")
     shared = "values"
     batch_axis = 0
+    config: ValueIterationConfig
 
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse an environment without a model."""
-        if problem.model is None:
-            raise ConfigError(
-                "env.id: value-iteration needs an environment with a known model (a transition "
-                "table), such as FrozenLake-v1 or rlgen/Cliff-v0"
-            )
+        planning.check_model("value-iteration", problem)
 
     def __init__(
         self, config: ValueIterationConfig, problem: Problem, rng: np.random.Generator
     ) -> None:
         super().__init__(config, problem, rng)
         self.model = cast(Model, problem.model)
-        self.values = np.zeros(self.model.rewards.shape[0])
-        # The rows of P of every slice that was swept: slicing costs as much as multiplying.
-        self._slices: dict[tuple[int, int], scipy.sparse.csr_array] = {}
+        self.values = np.zeros(len(self.model.terminal))
+        self.change = np.full_like(self.values, np.inf)  # of every state, when last swept
+        self.backups = planning.Backups.of(self.model)
+        self.ordered: dict[tuple[int, int], GaussSeidel] = {}
 
     def sweep(self, first: int, last: int) -> dict[str, np.ndarray]:
-        """Bellman backups of the states ``first <= s < last``, the same bits for any slicing."""
-        rewards = self.model.rewards[first:last]
-        if (first, last) not in self._slices:
-            actions = rewards.shape[1]
-            rows = self.model.transitions[first * actions : last * actions]
-            self._slices[first, last] = rows
-        action_values = (self._slices[first, last] @ self.values).reshape(rewards.shape)
-        action_values *= self.config.gamma  # in place: the arrays are large and new pages are slow
-        action_values += rewards
-        # As max(axis=1), which is 15 times slower over a short axis.
-        return {"values": functools.reduce(np.maximum, action_values.T).copy()}
+        """Bellman backups of the states ``first <= s < last``."""
+        part, gamma = self.backups.part(first, last), self.config.gamma
+        if self.config.order == "jacobi":
+            values = planning.best_values(part.action_values(self.values, gamma))
+        else:
+            if (first, last) not in self.ordered:
+                self.ordered[first, last] = GaussSeidel.of(part)
+            values = self.ordered[first, last].sweep(self.values, gamma)
+        change = np.abs(values - self.values[first:last])
+        return {"state": np.arange(first, last), "value": values, "change": change}
 
     def update(self, batch: dict[str, Any]) -> Metrics:
-        """Take the swept values ``(S,)``, and stop on the residual."""
-        values, gamma = batch["values"], self.config.gamma
-        residual = float(np.abs(values - self.values).max())
-        self.values[...] = values
-        tolerance = self.config.tolerance * ((1.0 - gamma) / gamma if gamma < 1.0 else 1.0)
-        self.converged = residual < tolerance
-        return {"residual": residual, "start_value": float(self.model.start @ self.values)}
+        """Take the swept values, and stop on the residual."""
+        residual = planning.take(self, batch)
+        start_value = float(self.model.start @ self.values)
+        return {"residual": residual, "start_value": start_value}
 
     def act(self, observation: np.ndarray, greedy: bool) -> dict[str, np.ndarray]:
         """The greedy actions in states ``(B,)``; of equally good ones the first."""
-        rewards = self.model.rewards[observation]
-        actions = rewards.shape[1]
-        rows = np.asarray(observation)[:, None] * actions + np.arange(actions)
-        expected = self.model.transitions[rows.ravel()] @ self.values
-        action_values = rewards + self.config.gamma * expected.reshape(rewards.shape)
-        best = action_values.max(axis=1, keepdims=True)
-        # Equal up to rounding is equal: else noise in the last bit would choose the policy.
-        close = action_values >= best - 1e-12 * np.maximum(1.0, np.abs(best))
-        return {"action": close.argmax(axis=1)}
+        action = planning.greedy_in(self.model, self.values, self.config.gamma, observation)
+        return {"action": action}
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def learner_updates() -> Callable[[], int]:
 def bare_updates() -> Callable[[], int]:
     """The same arithmetic in a bare loop: index, forward, backward, clip, Adam, target copy."""
     hyper = learning().hyperparameters
-    assert isinstance(hyper, DQN.Config)
+    assert isinstance(hyper, DQN.Config) and hyper.target_period
     rows = {name: c.reshape(-1, *c.shape[2:]) for name, c in rollout_batch().items()}
     rows = {name: np.concatenate([column] * 8) for name, column in rows.items()}
     sizes = [4, 64, 64, 2]

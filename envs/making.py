@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,19 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rlgen.config import EnvConfig
+from rlgen.envs.blackjack import blackjack_of
 from rlgen.envs.mdp import MDPVectorEnv, outcomes_of
-from rlgen.envs.single import accepts, creator, explained, find_spec, make_single
+from rlgen.envs.single import (
+    accepts,
+    check_kwargs,
+    creator,
+    explained,
+    find_spec,
+    make_single,
+)
+
+# Vector forms that are used in our own way.
+_OURS = {"ale_py.vector_env:AtariVectorEnv": "rlgen.envs.atari:AtariVectorEnv"}
 
 
 def make_vector(config: EnvConfig, num_envs: int) -> VectorEnv[Any, Any, Any]:
@@ -22,7 +34,10 @@ def make_vector(config: EnvConfig, num_envs: int) -> VectorEnv[Any, Any, Any]:
     """
     spec = find_spec(config)
     with explained(config, spec):
+        check_kwargs(config, spec)
         if _has_vector_form(config, spec):
+            entry_point = _OURS.get(str(spec.vector_entry_point), spec.vector_entry_point)
+            spec = dataclasses.replace(spec, vector_entry_point=entry_point)
             mode = gym.VectorizeMode.VECTOR_ENTRY_POINT
             return gym.make_vec(spec, num_envs, mode, **config.kwargs)
         first = make_single(config)
@@ -31,6 +46,10 @@ def make_vector(config: EnvConfig, num_envs: int) -> VectorEnv[Any, Any, Any]:
             limit = first.spec.max_episode_steps if first.spec else None
             first.close()
             return MDPVectorEnv(outcomes, num_envs, limit)
+        blackjack = blackjack_of(first, num_envs)
+        if blackjack is not None:
+            first.close()
+            return blackjack
         others = [partial(make_single, config)] * (num_envs - 1)
         return SyncVectorEnv(
             [lambda: first, *others], copy=False, autoreset_mode=AutoresetMode.DISABLED

@@ -6,7 +6,7 @@ needs, `MDPVectorEnv` the same table stepped as a native NumPy vector environmen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -57,32 +57,59 @@ class Outcomes:
                 probabilities that are negative or do not sum to 1.
         """
         states, actions = len(table), len(table[0])
-        counts, rows = [], []
+        rows: list[tuple[int, float, int, float, bool]] = []
         for state in range(states):
             if len(table[state]) != actions:
                 raise ValueError(
                     f"state {state} has {len(table[state])} actions and state 0 has {actions}"
                 )
             for action in range(actions):
-                outcomes = [row for row in table[state][action] if row[0] != 0]
-                total = sum(row[0] for row in outcomes)
-                if abs(total - 1.0) > 1e-9 or any(row[0] < 0 for row in outcomes):
-                    raise ValueError(
-                        f"the probabilities of state {state}, action {action} sum to {total:g}"
-                    )
-                counts.append(len(outcomes))
-                rows += outcomes
-        probability, successor, reward, terminated = zip(*rows, strict=True)
-        if not all(0 <= s < states for s in successor):
-            raise ValueError(f"a successor is outside of 0..{states - 1}")
+                pair = state * actions + action
+                rows += [(pair, *outcome) for outcome in table[state][action]]
+        columns = ([row[column] for row in rows] for column in range(5))
+        return cls.from_rows(states, actions, columns, start)
+
+    @classmethod
+    def from_rows(
+        cls, num_states: int, num_actions: int, columns: Iterable[Any], start: np.ndarray
+    ) -> Self:
+        """From five columns of N outcomes: pair, probability, successor, reward, terminated.
+
+        Args:
+            num_states, num_actions: S and A.
+            columns: ``(N,)`` each, the first ``s * num_actions + a``; in any order of the rows.
+            start: ``(S,)``, the distribution of the first state.
+
+        Raises:
+            ValueError: an unknown successor, or probabilities of a pair that are negative or do
+                not sum to 1.
+        """
+        pair, probability, successor, reward, terminated = map(np.asarray, columns)
+        pairs = num_states * num_actions
+        pair = pair.astype(np.int64)  # also where there are none
+        total = np.bincount(pair, probability, minlength=pairs)
+        wrong = np.abs(total - 1.0) > 1e-9
+        wrong[pair[probability < 0]] = True
+        if wrong.any():
+            state, action = divmod(int(wrong.argmax()), num_actions)
+            raise ValueError(
+                f"the probabilities of state {state}, action {action} sum to "
+                f"{total[wrong.argmax()]:g}"
+            )
+        if successor.min() < 0 or successor.max() >= num_states:
+            raise ValueError(f"a successor is outside of 0..{num_states - 1}")
+        order = np.flatnonzero(probability)
+        if np.any(np.diff(pair) < 0):
+            order = order[np.argsort(pair[order], kind="stable")]
+        first = np.concatenate([[0], np.cumsum(np.bincount(pair[order], minlength=pairs))])
         return cls(
-            states,
-            actions,
-            np.concatenate([[0], np.cumsum(counts)]),
-            np.array(probability, np.float64),
-            np.array(successor, np.int64),
-            np.array(reward, np.float64),
-            np.array(terminated, np.bool_),
+            num_states,
+            num_actions,
+            first,
+            probability[order].astype(np.float64),
+            successor[order].astype(np.int64),
+            reward[order].astype(np.float64),
+            terminated[order].astype(np.bool_),
             np.asarray(start, np.float64),
         )
 
@@ -105,6 +132,18 @@ class Outcomes:
         """The states an episode can start in, and their cumulative probabilities."""
         states = np.flatnonzero(self.start)
         return states, np.cumsum(self.start[states])
+
+    def first_states(self, uniform: np.ndarray) -> np.ndarray:
+        """The states in which episodes begin, for draws in [0, 1) of any shape."""
+        states, cumulative = self.start_states
+        drawn = np.searchsorted(cumulative, uniform, side="right")
+        return states[np.minimum(drawn, states.size - 1)]
+
+    def rows(self, pair: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """The outcomes (row numbers) of pairs ``s * num_actions + a``, for draws in [0, 1)."""
+        drawn = np.searchsorted(self.cumulative, pair + uniform, side="right")
+        # pair + u rounds up to pair + 1 for the u nearest to 1, and would leave the pair.
+        return np.minimum(drawn, self.first[pair + 1] - 1)
 
 
 @dataclass(frozen=True)
@@ -203,10 +242,10 @@ _PLAIN_WRAPPERS = (
 
 
 def outcomes_of(env: gym.Env[Any, Any]) -> Outcomes | None:
-    """The transition table of a toy-text environment, None of one whose dynamics have none.
+    """The transition table of a tabular environment, None of one whose dynamics have none.
 
-    Such an environment has ``P``, ``initial_state_distrib`` and discrete spaces, and no wrapper
-    that could change what is seen.
+    Such an environment has ``outcomes``, or like Gymnasium's toy text ``P``,
+    ``initial_state_distrib`` and discrete spaces; and no wrapper that could change what is seen.
 
     Raises:
         ValueError: the table is not a proper one.
@@ -216,6 +255,9 @@ def outcomes_of(env: gym.Env[Any, Any]) -> Outcomes | None:
         if not isinstance(inner, _PLAIN_WRAPPERS):
             return None
         inner = inner.env
+    offered = getattr(inner, "outcomes", None)
+    if isinstance(offered, Outcomes):
+        return offered
     table = getattr(inner, "P", None)
     start = getattr(inner, "initial_state_distrib", None)
     spaces = (inner.observation_space, inner.action_space)
@@ -287,9 +329,7 @@ class MDPVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         super().reset(seed=seed)
         mask = (options or {}).get("reset_mask")
         rows = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask)
-        states, cumulative = self.outcomes.start_states
-        drawn = np.searchsorted(cumulative, self.np_random.random(rows.size), side="right")
-        self.state[rows] = states[np.minimum(drawn, states.size - 1)]
+        self.state[rows] = self.outcomes.first_states(self.np_random.random(rows.size))
         self.elapsed[rows] = 0
         return self.state.copy(), {}
 
@@ -299,10 +339,7 @@ class MDPVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Step every copy with its action (B,) int; the reward is float64."""
         table = self.outcomes
         pair = self.state * table.num_actions + actions
-        drawn = pair + self.np_random.random(self.num_envs)
-        row = np.searchsorted(table.cumulative, drawn, side="right")
-        # pair + u rounds up to pair + 1 for the u nearest to 1, and would leave the pair.
-        np.minimum(row, table.first[pair + 1] - 1, out=row)
+        row = table.rows(pair, self.np_random.random(self.num_envs))
         self.state = table.successor[row]
         self.elapsed += 1
         if self.max_episode_steps is None:

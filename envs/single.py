@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from rlgen.config import EnvConfig
@@ -18,15 +19,35 @@ from rlgen.errors import ConfigError, did_you_mean
 # Where an entry point lies says which extra brings what it imports.
 _EXTRAS = {
     "ale_py": "rlgen[atari]",
+    "minatar": "rlgen[minatar]",
     "gymnasium.envs.box2d": "rlgen[box2d]",
     "gymnasium.envs.mujoco": "rlgen[mujoco]",
     "gymnasium.envs.phys2d": "gymnasium[jax]",
     "gymnasium.envs.tabular": "gymnasium[jax]",
 }
 
+# Namespaces whose package registers them only when it is imported.
+_REGISTER = {"ALE/": "ale_py", "MinAtar/": "minatar.gym"}
+
+
+class FlatTuple(gym.ObservationWrapper[Any, Any, Any]):
+    """Observations in a ``Tuple`` of ``Discrete`` spaces as those of one ``MultiDiscrete``."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        parts: Any = env.observation_space
+        sizes, starts = ([getattr(part, key) for part in parts] for key in ("n", "start"))
+        self.observation_space = gym.spaces.MultiDiscrete(sizes, start=starts)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """The parts ``(k,)`` int64."""
+        return np.array(observation, np.int64)
+
 
 def make_single(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
     """One environment, as `gymnasium.make` gives it, in its own numbering and units.
+
+    Only observations that are tuples of integers (`FlatTuple`) come as one array.
 
     Raises:
         ConfigError: there is no such environment, something it needs is not installed, or it does
@@ -34,10 +55,17 @@ def make_single(config: EnvConfig, render_mode: str | None = None) -> gym.Env[An
     """
     spec = find_spec(config)
     with explained(config, spec):
-        if spec.entry_point is not None:
-            _check_kwargs(config, creator(spec.entry_point))
+        check_kwargs(config, spec)
+        if str(spec.entry_point).startswith("gymnasium.envs.mujoco"):
+            _catch_mujoco_warnings()
         rendering = {} if render_mode is None else {"render_mode": render_mode}
-        return gym.make(spec, disable_env_checker=True, **(config.kwargs | rendering))
+        env = gym.make(spec, disable_env_checker=True, **(config.kwargs | rendering))
+    space = env.observation_space
+    if isinstance(space, gym.spaces.Tuple) and all(
+        isinstance(part, gym.spaces.Discrete) for part in space
+    ):
+        return FlatTuple(env)
+    return env
 
 
 def find_spec(config: EnvConfig) -> EnvSpec:
@@ -47,14 +75,17 @@ def find_spec(config: EnvConfig) -> EnvSpec:
         ConfigError: no such environment or package.
     """
     module, _, name = config.id.rpartition(":")
-    if not module and name.startswith("ALE/"):
-        module = "ale_py"  # it registers its environments only when imported
+    if not module:
+        module = next((m for start, m in _REGISTER.items() if name.startswith(start)), "")
     if module:
         try:
-            importlib.import_module(module)
+            package = importlib.import_module(module)
+            if module == "minatar.gym" and name not in gym.registry:
+                package.register_envs()  # as a plugin, which Gymnasium no longer looks for
         except ImportError as error:
-            if module in _EXTRAS:
-                raise _missing(config, _EXTRAS[module], error) from error
+            extra = _EXTRAS.get(module.partition(".")[0])
+            if extra is not None:
+                raise _missing(config, extra, error) from error
             raise ConfigError(
                 f"env.id: package {module!r} of {config.id!r} cannot be imported ({error}); "
                 "is its folder on PYTHONPATH?"
@@ -102,13 +133,27 @@ def accepts(function: Callable[..., Any], names: set[str]) -> set[str]:
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def _check_kwargs(config: EnvConfig, function: Callable[..., Any]) -> None:
-    given = set(config.kwargs)
-    known = accepts(function, given) | {"max_episode_steps"}
+def check_kwargs(config: EnvConfig, spec: EnvSpec) -> None:
+    """Refuse arguments that neither form of the environment takes.
+
+    Raises:
+        ConfigError: names the argument, and the nearest that there is.
+    """
+    given, known = set(config.kwargs), {"max_episode_steps"}
+    for entry_point in (spec.entry_point, spec.vector_entry_point):
+        if entry_point is not None:
+            known |= accepts(creator(entry_point), given)
     for name in sorted(given - known):
         raise ConfigError(
             f"env.kwargs.{name}: {config.id} takes no such argument{did_you_mean(name, known)}"
         )
+
+
+def _catch_mujoco_warnings() -> None:
+    """Make MuJoCo warn as Python does, not into a file in the user's working directory."""
+    mujoco = importlib.import_module("mujoco")
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(lambda text: warnings.warn(text, RuntimeWarning, stacklevel=2))
 
 
 def _missing(config: EnvConfig, extra: str | None, error: Exception) -> ConfigError:

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rlgen.config import EnvConfig
 from rlgen.envs.making import make_vector
-from rlgen.envs.spaces import from_zero, stack_space, start_of
+from rlgen.envs.spaces import from_zero, observed, observed_space, stack_space, start_of
 from rlgen.errors import ConfigError
 
 
@@ -51,18 +51,23 @@ class Environments:
         finished: (return, length) of every episode that ended; the caller empties it.
         metrics: sums over steps of what the environments report in ``infos["metrics"]``, a
             mapping of names to ``(B,)`` numbers (such as a bandit's regret).
+        learning: whether steps have what to learn from where an environment tells that apart from
+            the score, in ``infos["learning"]``: ``"reward"`` (such as a clipped one) and
+            ``"terminated"`` (such as the loss of a life). `finished` always has the score.
 
     Args:
         config: the environment.
         num_envs: B; ``config.num_envs`` is not looked at.
         seed: of the first `reset`; later ones go on with the same random streams.
+        learning: False where an evaluation keeps the score.
 
     Raises:
         ConfigError: the environment cannot be made, or its spaces are not supported.
     """
 
-    def __init__(self, config: EnvConfig, num_envs: int, seed: int) -> None:
+    def __init__(self, config: EnvConfig, num_envs: int, seed: int, learning: bool = True) -> None:
         self.num_envs = num_envs
+        self.learning = learning
         self.finished: list[tuple[float, int]] = []
         self.metrics: dict[str, float] = {}
         self.env = make_vector(config, num_envs)
@@ -91,7 +96,8 @@ class Environments:
                     f"env.id: {config.id} has {role} in a {type(space).__name__} space, expected "
                     "Box, Discrete or MultiDiscrete; wrap it, such as with FlattenObservation"
                 )
-        self._stacked = config.frame_stack
+        self._stacked, self._observed = config.frame_stack, config.observed
+        observation = observed_space(observation, config.observed)
         self._observation_start = start_of(observation)
         self._action_start = start_of(action)
         self._bounds = (action.low, action.high) if isinstance(action, spaces.Box) else None
@@ -152,6 +158,8 @@ class Environments:
                 successor, observation = self._begin(successor, ends, info)
         if self._stacked > 1:
             successor, observation = self._stack(successor, observation, fresh)
+        if self.learning and "learning" in info:
+            reward, terminated = info["learning"]["reward"], info["learning"]["terminated"]
         reward = reward.astype(np.float32, copy=False)
         return Step(observation, successor, reward, terminated, truncated, valid)
 
@@ -202,7 +210,7 @@ class Environments:
 
     def from_env(self, observation: Any) -> np.ndarray:
         """Observations of the environment in our numbering; a copy, for it may reuse its own."""
-        rows = np.array(observation, self._dtype)
+        rows = np.array(observed(observation, self._observed), self._dtype)
         if self._observation_start is not None:
             rows -= self._observation_start
         return rows.reshape(len(rows), *self._shape)

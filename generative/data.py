@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -297,6 +297,16 @@ def minibatch_part(
     return minibatch[first:last]
 
 
+class Rows(Protocol):
+    """What minibatches are taken of: a `DataSet`, or recorded steps."""
+
+    def count(self, split: str) -> int:
+        """How many rows a split has."""
+
+    def rows(self, split: str, indices: np.ndarray) -> Any:
+        """Some rows of a split, an array or a dict of columns."""
+
+
 class Shard:
     """One worker's part of every minibatch, one after the other, epoch by epoch.
 
@@ -306,7 +316,7 @@ class Shard:
     """
 
     def __init__(
-        self, dataset: DataSet, seed: int, batch_size: int, worker: int = 0, workers: int = 1
+        self, dataset: Rows, seed: int, batch_size: int, worker: int = 0, workers: int = 1
     ) -> None:
         """Start at the first minibatch of epoch 0.
 
@@ -327,8 +337,8 @@ class Shard:
         self.epoch = 0
         self.position = 0
 
-    def next(self) -> np.ndarray:
-        """This worker's rows ``(n_i, d)`` float32 of the next minibatch.
+    def next(self) -> Any:
+        """This worker's rows of the next minibatch: of a `DataSet`, ``(n_i, d)`` float32.
 
         Empty for some workers where the last minibatch of an epoch has fewer rows than workers.
         """

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Hyperparameters, NetworkConfig
 from rlgen.errors import ConfigError
-from rlgen.networks import mlp
+from rlgen.networks import make_mlp
 
 
 def gaussian_kl(mu: Tensor, log_variance: Tensor) -> Tensor:
@@ -37,10 +37,11 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 class Autoencoder(nn.Module):
     """The encoder ``(n, d) -> (n, 2 k)``, its mirror image, and the Gaussian's log deviation."""
 
-    def __init__(self, sizes: list[int], latent: int, activation: str) -> None:
+    def __init__(self, network: NetworkConfig, size: int, latent: int) -> None:
         super().__init__()
-        self.encoder = mlp([*sizes, 2 * latent], activation)
-        self.decoder = mlp([latent, *reversed(sizes)], activation)
+        mirrored = network.model_copy(update={"hidden": network.hidden[::-1]})
+        self.encoder = make_mlp(network, size, 2 * latent)
+        self.decoder = make_mlp(mirrored, latent, size)
         self.log_scale = nn.Parameter(torch.zeros(()))
 
 
@@ -73,6 +74,7 @@ class VAE(Algorithm):
     source = "data"
     batch_axis = 0
     uses_network = True
+    network_options = ()
 
     def __init__(self, config: Config, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)
@@ -84,8 +86,7 @@ class VAE(Algorithm):
             raise ConfigError(
                 "hyperparameters.decoder: 'bernoulli' needs data in [0, 1]; use 'gaussian'"
             )
-        sizes = [len(mean), *problem.network.hidden]
-        self.network = Autoencoder(sizes, config.latent, problem.network.activation)
+        self.network = Autoencoder(problem.network, len(mean), config.latent)
         with torch.no_grad():  # start where every row is decoded to the mean row
             start = mean.clamp(0.01, 0.99).logit() if self.bernoulli else mean
             list(self.network.decoder.parameters())[-1].copy_(start)

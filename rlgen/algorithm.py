@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from rlgen.config import Hyperparameters, NetworkConfig, Source
+from rlgen.demonstrations import Demonstrations
 from rlgen.errors import ConfigError
 from rlgen.replay import ReplayPlan
 
@@ -64,6 +65,7 @@ class Problem:
     data_shape: tuple[int, ...] = ()  # of one row before flattening, such as (28, 28)
     network: NetworkConfig | None = None
     normalize_observation: bool = False
+    demonstrations: Demonstrations | None = None  # of an expert in that environment
 
 
 class Algorithm:
@@ -81,12 +83,21 @@ class Algorithm:
         converged: set by ``update`` to end the run.
         replay: set in ``__init__`` by algorithms that learn from a replay; ``update`` then
             receives its minibatches, as often as the plan owes them.
+        priorities: ``(batch_size,)`` float, > 0: what ``update`` sets for the rows of its minibatch
+            where the plan asks for prioritised ones.
     """
 
     Config: ClassVar[type[Hyperparameters]] = Hyperparameters
     source: ClassVar[Source] = "environment"
     modes: ClassVar[tuple[str, ...]] = ("sync",)
     uses_network: ClassVar[bool] = False
+    #: Whether it learns from recorded episodes (`Problem.demonstrations`); with the source "data",
+    #: the batches are their rows, and the evaluation plays episodes.
+    uses_demonstrations: ClassVar[bool] = False
+    #: Whether it needs the environment's model too (`Problem.model`), where that is not its source.
+    uses_model: ClassVar[bool] = False
+    #: What it uses of the network section beyond its layers: "torso" (by `make_encoder`), "memory".
+    network_options: ClassVar[tuple[str, ...]] = ("torso",)
     #: The attribute that travels to the workers as the flat weights: a module, or an array. With
     #: a module, batches and observations arrive as torch tensors; with an array, as NumPy arrays.
     shared: ClassVar[str] = "network"
@@ -101,6 +112,7 @@ class Algorithm:
         self.starts = np.ones(1, np.bool_)
         self.converged = False
         self.replay: ReplayPlan | None = None
+        self.priorities: np.ndarray | torch.Tensor | None = None
 
     @classmethod
     def check(cls, problem: Problem) -> None:

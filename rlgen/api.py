@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlgen import checkpoint, config, rundir
+from rlgen import checkpoint, config, demonstrations, rundir
 from rlgen.algorithm import Algorithm, write_weights
 from rlgen.backends.host import Host
 from rlgen.config import Experiment
@@ -138,9 +138,9 @@ class Run:
         starts = np.array([start or self._env is None])
         if self._env is None:
             self._env = Environments(config, 1, seed=0)
-        batch = np.asarray(observation)[None]
-        if config.frame_stack == 1:
-            batch = self._env.from_env(batch)
+        frames = np.asarray(observation)
+        rows = self._env.from_env(frames if config.frame_stack > 1 else frames[None])
+        batch = rows.reshape(1, *(self._env.observation_space.shape or ()))
         action = self._env.to_env(act(self.algorithm, batch, starts, greedy=True)["action"])[0]
         return action if action.shape else action.item()
 
@@ -160,11 +160,54 @@ class Run:
             split: of the data: ``"validation"`` or ``"test"``.
             tick: another number, other episodes.
         """
+        evaluation: Evaluation = self._ask_evaluator(episodes, "evaluate", tick, split)
+        return evaluation
+
+    def record(
+        self, output: str | Path, episodes: int = 10, seed: int = 0, overwrite: bool = False
+    ) -> Evaluation:
+        """Record greedy episodes to learn from (`rlgen.demonstrations`); their figures.
+
+        Args:
+            output: the file to write, ``NAME.npz``.
+            episodes: how many.
+            seed: another number, other episodes; those of `evaluate` with this tick.
+            overwrite: whether an existing file is replaced.
+
+        Raises:
+            ConfigError: the run is of a generative model, or the file cannot be written.
+        """
+        env = self.experiment.env
+        if env is None:
+            raise ConfigError(
+                f"record: {self.dir} trained the model {self.experiment.algorithm}; only agents "
+                "play episodes"
+            )
+        path = Path(output)
+        if path.suffix != ".npz":
+            raise ConfigError(f"record: expected a name that ends in .npz, got {str(output)!r}")
+        if not path.parent.is_dir():
+            raise ConfigError(f"record: there is no folder {str(path.parent)!r}")
+        if path.exists() and not overwrite:
+            raise ConfigError(f"record: {str(output)!r} exists already; --force replaces it")
+        columns, evaluation = self._ask_evaluator(episodes, "record", seed)
+        problem = self.algorithm.problem
+        spaces = {"observation": problem.observation_space, "action": problem.action_space}
+        about = {
+            "env": {"id": env.id, "kwargs": env.kwargs, "frame_stack": env.frame_stack},
+            **{f"{k}_space": demonstrations.describe(v) for k, v in spaces.items() if v},
+            "algorithm": self.experiment.algorithm,
+            "seed": seed,
+        }
+        demonstrations.save(path, columns, about)
+        evaluation["steps"] = len(columns["reward"])
+        return evaluation
+
+    def _ask_evaluator(self, episodes: int | None, method: str, *args: Any) -> Any:
+        """Call an evaluator in a host, as in a run: the caller's random state stays as it is."""
         changes = {} if episodes is None else {"evaluation.episodes": episodes}
         experiment = config.resolve_experiment(config.set_keys(self.experiment.dump(), changes))
-        # In a host, as in a run: the caller's own random state stays as it is.
         seed = role_seed(experiment.seed, "evaluator")
         host = Host("rlgen.evaluation:Evaluator", (experiment, seed), seed, threads=1)
         host.start()
-        evaluation: Evaluation = host.call("evaluate", self.weights, tick, split)
-        return evaluation
+        return host.call(method, self.weights, *args)

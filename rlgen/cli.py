@@ -50,6 +50,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Reinforcement learning and generative modelling under one scheduler.",
 )
+bench = typer.Typer(no_args_is_help=True, help="Measure what the ready configurations reach.")
+app.add_typer(bench, name="bench")
 console = Console(highlight=False)  # finds sys.stdout anew at every use
 
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="See 'rlgen list', or a .yaml")]
@@ -235,6 +237,28 @@ def sample(
         print(f"{count} samples in {output}")
 
 
+@app.command()
+def record(
+    run: RunDir,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The NPZ file to write")],
+    episodes: Annotated[int, typer.Option(min=1, help="Greedy episodes")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of the episodes")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Record episodes of an agent, for others to learn from (see docs/agents.md, imitation)."""
+    with replying(as_json, debug) as answer:
+        from rlgen.api import load
+
+        evaluation = load(run).record(output, episodes, seed, overwrite=force)
+        answer |= {"run_dir": str(run), "file": str(output), "seed": seed, **evaluation}
+        print(
+            f"{episodes} {'episode' if episodes == 1 else 'episodes'}, {evaluation['steps']:,} "
+            f"steps, return {evaluation['mean']:.4g} ± {evaluation['std']:.4g} in {output}"
+        )
+
+
 @app.command("list")
 def list_(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the agents, models, environments and ready configurations."""
@@ -321,6 +345,73 @@ def doctor(
             raise typer.Exit(1)
 
 
+@bench.command()
+def results(
+    configs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CONFIG ...",
+            help="Only these; all agents', but for some that want a GPU, by default",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each configuration")] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed and small budgets, to see that all runs")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The folder for results.md and its pictures: docs, or RUNS/quick with --quick",
+        ),
+    ] = None,
+    runs: Annotated[
+        Path, typer.Option(help="Where the runs go; finished ones there are used again")
+    ] = Path("runs/bench"),
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train every agent's configuration over several seeds and write what they reached."""
+    with replying(as_json, debug) as answer:
+        from rlgen import results as measuring
+
+        known = measuring.agent_configs()
+        for name in configs or ():
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise ConfigError(f"bench results: no agent's configuration {name!r}{hint}")
+        wanted = configs or [name for name in known if name not in measuring.LONG]
+        missing = {} if configs else dict.fromkeys(measuring.LONG, "takes hours without a GPU")
+        names = [name for name in known if name in wanted]
+        count = 1 if quick else seeds
+        measured = []
+        for number, name in enumerate(names, 1):
+            print(f"{name} ({number} of {len(names)}), {count} {'seed' if count == 1 else 'seeds'}")
+            try:
+                result = measuring.measure(
+                    name, range(count), quick, runs, lambda e, earlier: _train(e, earlier, quiet)
+                )
+            except RlgenError as error:
+                missing[name] = str(error)
+                _warn(f"{name}: {error}")
+                continue
+            if result is None:
+                raise KeyboardInterrupt("stopped; the same command goes on from here")
+            measured.append(result)
+        if not measured:
+            raise ConfigError("bench results: none of the configurations could be run")
+        folder = output or (runs / "quick" if quick else Path("docs"))
+        page = measuring.write(measured, missing, folder, count, quick)
+        answer |= {
+            "page": str(page),
+            "measured": {r.experiment.name: r.summaries for r in measured},
+            "missing": missing,
+        }
+        print(f"{len(measured)} configurations in {page}")
+
+
 # --- running ------------------------------------------------------------------------------------
 
 
@@ -333,6 +424,21 @@ def _run(
     trace: bool = False,
 ) -> None:
     """Train, and say what came of it."""
+    summary = _schedule(experiment, quiet, run_dir, checkpoint, trace)
+    answer |= summary
+    _report(experiment, summary)
+    if summary["stop_reason"] == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+def _schedule(
+    experiment: Experiment,
+    quiet: bool,
+    run_dir: Path | None,
+    checkpoint: Path | None,
+    trace: bool = False,
+) -> Summary:
+    """Run an experiment with its progress shown; Ctrl-C ends it after the cycle in hand."""
     from rlgen.display import Display
     from rlgen.scheduler import Scheduler
 
@@ -340,17 +446,23 @@ def _run(
     scheduler = Scheduler(experiment, display, _warn, _trace if trace else None)
     with _interruptible(scheduler), display:
         try:
-            summary = scheduler.run(run_dir, checkpoint)
+            return scheduler.run(run_dir, checkpoint)
         except KeyboardInterrupt:
             if scheduler.run_dir == Path():
                 raise KeyboardInterrupt("stopped before the training began") from None
             raise KeyboardInterrupt(
                 f"stopped at once; {scheduler.run_dir} keeps its checkpoints, if any was written"
             ) from None
-    answer |= summary
-    _report(experiment, summary)
-    if summary["stop_reason"] == "interrupted":
-        raise typer.Exit(INTERRUPTED)
+
+
+def _train(experiment: Experiment, earlier: Path | None, quiet: bool) -> Summary:
+    """Run an experiment, or go on with an earlier run of it."""
+    from rlgen.api import prepare_resume
+
+    checkpoint = None
+    if earlier is not None:
+        experiment, checkpoint = prepare_resume(earlier, say=_warn)
+    return _schedule(experiment, quiet, earlier, checkpoint)
 
 
 @contextlib.contextmanager

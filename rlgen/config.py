@@ -39,6 +39,9 @@ class EnvConfig(Section):
     id: str = Field(description="a Gymnasium id, also as 'package:Env-v0'")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="passed to the environment")
     num_envs: Positive = Field(8, description="environments per rollout worker")
+    observed: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="components of the observation that are seen; none given: all"
+    )
     frame_stack: Positive = Field(1, description="latest observations joined into one")
     normalize_observation: bool = Field(False, description="by running mean and deviation")
 
@@ -61,19 +64,53 @@ class DataConfig(Section):
         """Paths mean the same in every process and after a resume from elsewhere."""
         if not isinstance(given, dict):
             return given
-        paths = {k: v for k, v in given.items() if isinstance(v, str | Path) and _is_path(k, v)}
-        return {**given, **{k: str(Path(v).expanduser().absolute()) for k, v in paths.items()}}
+        return _absolute_paths(given)
+
+
+class DemonstrationsConfig(Section):
+    """The expert's recorded episodes that an algorithm learns from."""
+
+    path: str = Field(
+        description="FILE.npz of 'rlgen record', minari:NAME, or a recording of rlgen's own"
+    )
+    episodes: Positive | None = Field(None, description="the first so many; none given: all")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absolute(cls, given: Any) -> Any:
+        """As of a data set."""
+        return _absolute_paths(given) if isinstance(given, dict) else given
+
+
+def _absolute_paths(given: dict[str, Any]) -> dict[str, Any]:
+    paths = {k: v for k, v in given.items() if isinstance(v, str | Path) and _is_path(k, v)}
+    return {**given, **{k: str(Path(v).expanduser().absolute()) for k, v in paths.items()}}
 
 
 def _is_path(key: str, value: str | Path) -> bool:
-    return key == "root" or (key == "name" and str(value).endswith(".npz"))
+    return key == "root" or (key in ("name", "path") and str(value).endswith(".npz"))
 
 
 class NetworkConfig(Section):
-    """The hidden layers of a network."""
+    """A network: torso, memory where there is one, hidden layers."""
 
     hidden: list[Positive] = Field(default_factory=lambda: [64, 64], description="layer widths")
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu", "sigmoid"] = "tanh"
+    layer_norm: bool = Field(False, description="before the activation of every hidden layer")
+    initialization: Literal["orthogonal", "xavier"] = "orthogonal"
+    torso: Literal["auto", "mlp", "small_cnn", "nature_cnn", "residual_cnn", "attention"] = Field(
+        "auto", description="what observations go through first; auto: by their shape"
+    )
+    memory: Literal["none", "gru", "lstm"] = Field(
+        "none", description="of the episode so far, between torso and hidden layers"
+    )
+    memory_size: Positive = Field(64, description="units of the memory")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.memory == "none" and self.memory_size != 64:
+            raise ValueError(f"memory_size={self.memory_size} needs memory=gru or lstm")
+        return self
 
 
 class SchedulerConfig(Section):
@@ -115,6 +152,7 @@ class StopConfig(Section):
     epochs: Positive | None = None
     seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="wall clock")
     target: float | None = Field(None, description="mean score of an evaluation")
+    target_evaluations: Positive = Field(1, description="evaluations in a row that must reach it")
 
 
 class EvaluationConfig(Section):
@@ -166,6 +204,7 @@ class Experiment(Section):
     hyperparameters: Hyperparameters
     env: EnvConfig | None = None
     data: DataConfig | None = None
+    demonstrations: DemonstrationsConfig | None = None
     network: NetworkConfig | None = None
     scheduler: SchedulerConfig = SchedulerConfig()
     stop: StopConfig = StopConfig()
@@ -308,9 +347,11 @@ def resolve_experiment(plain: Mapping[str, Any]) -> Experiment:
 
 def _fill_sections(plain: dict[str, Any], algorithm: Any) -> None:
     """Refuse the sections that the algorithm has no use for; add those that it needs."""
+    imitates = algorithm.uses_demonstrations  # with a source of data, those are the data
     uses = {
-        "env": algorithm.source in ("environment", "model"),
-        "data": algorithm.source == "data",
+        "env": algorithm.source in ("environment", "model") or imitates,
+        "data": algorithm.source == "data" and not imitates,
+        "demonstrations": imitates,
         "network": algorithm.uses_network,
     }
     for key, used in uses.items():
@@ -318,7 +359,7 @@ def _fill_sections(plain: dict[str, Any], algorithm: Any) -> None:
             raise ConfigError(f"{key}: {plain['algorithm']} has no use for this section; remove it")
     if uses["network"] and plain.get("network") is None:
         plain["network"] = {}
-    for key in ("env", "data"):
+    for key in ("env", "data", "demonstrations"):
         if uses[key] and plain.get(key) is None:
             raise ConfigError(f"{key}: missing; {plain['algorithm']} needs one")
 
@@ -330,8 +371,12 @@ def _check_stop(experiment: Experiment) -> None:
             raise ConfigError(
                 f"stop.{key}: {experiment.algorithm} counts {CLOCKS[source]}, not {key}"
             )
-    if source != "model" and not stop.model_dump(exclude_none=True):
+    if source != "model" and not stop.model_dump(exclude_none=True, exclude={"target_evaluations"}):
         raise ConfigError("stop: give at least one condition, such as stop.seconds=60")
+    if stop.target is None and stop.target_evaluations > 1:
+        raise ConfigError(
+            f"stop.target_evaluations: {stop.target_evaluations} of what? Give stop.target too"
+        )
     if stop.target is not None and experiment.evaluation.every == 0:
         raise ConfigError("stop.target: needs evaluation.every, or it would never be looked at")
 
@@ -340,12 +385,19 @@ def _check_used(experiment: Experiment, algorithm: Any) -> None:
     """Refuse settings that would be ignored."""
     unused: list[tuple[str, Section | None, tuple[str, ...]]] = []
     if experiment.source == "model":
-        keys: tuple[str, ...] = ("num_envs", "frame_stack", "normalize_observation")
+        keys: tuple[str, ...] = ("num_envs", "observed", "frame_stack", "normalize_observation")
         unused.append(("env", experiment.env, keys))
     elif not algorithm.uses_network:
         unused.append(("env", experiment.env, ("normalize_observation",)))
-    if experiment.source == "data":
+    if experiment.data is not None:
         unused.append(("evaluation", experiment.evaluation, ("episodes", "max_steps")))
+    elif experiment.source == "data":
+        unused.append(("env", experiment.env, ("num_envs", "normalize_observation")))
+    if algorithm.uses_network:
+        settings = {"torso": ("torso",), "memory": ("memory", "memory_size")}
+        for option, names in settings.items():
+            if option not in algorithm.network_options:
+                unused.append(("network", experiment.network, names))
     for name, section, keys in unused:
         for key in keys:
             if section and getattr(section, key) != type(section).model_fields[key].default:

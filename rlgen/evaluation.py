@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 
 from rlgen.algorithm import write_weights
+from rlgen.batch import Batch, concatenate
 from rlgen.config import Experiment
-from rlgen.envs.vector import Environments
+from rlgen.envs.vector import Environments, Step
 from rlgen.generative import data
 from rlgen.problem import build
 from rlgen.rollout import act
 
 Evaluation = dict[str, Any]
+#: One step of an evaluation: (n,) bool the episodes that go on, observations, actions, what came.
+Seen = tuple[np.ndarray, np.ndarray, np.ndarray, Step]
 MAX_PARALLEL = 32
 PICTURES = 64
 ROWS = 2_000  # per forward; bounds the memory, changes no figure
@@ -37,21 +43,41 @@ class Evaluator:
             tick: the run's clock, which seeds this evaluation (the same tick, the same episodes).
             split: of a data set: ``"validation"`` or ``"test"``.
         """
+        seed = self._prepare(weights, tick)
+        return self._episodes(seed) if self.rows is None else self._data(split)
+
+    def record(self, weights: np.ndarray, tick: int) -> tuple[Batch, Evaluation]:
+        """The episodes that `evaluate` plays at the same tick, step by step, and their figures.
+
+        Returns:
+            The columns of a recording (`rlgen.demonstrations`), and the figures.
+        """
+        rounds: list[list[Seen]] = []
+        evaluation = self._episodes(self._prepare(weights, tick), rounds)
+        return _columns(rounds, self.algorithm.problem.action_space), evaluation
+
+    def _prepare(self, weights: np.ndarray, tick: int) -> int:
+        """Take the weights and begin the random streams of a tick; the environments' seed."""
         write_weights(self.algorithm, weights)
         seed = int(np.random.SeedSequence([self.seed, tick]).generate_state(1)[0])
         torch.manual_seed(seed)
         self.algorithm.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
-        return self._episodes(seed) if self.rows is None else self._data(split)
+        return seed
 
-    def _episodes(self, seed: int) -> Evaluation:
+    def _episodes(self, seed: int, rounds: list[list[Seen]] | None = None) -> Evaluation:
         """One episode per environment and round: taking the first to end would favour the short."""
         assert self.experiment.env is not None
         config = self.experiment.evaluation
-        env = Environments(self.experiment.env, min(config.episodes, MAX_PARALLEL), seed)
+        number = min(config.episodes, MAX_PARALLEL)
+        env = Environments(self.experiment.env, number, seed, learning=False)
         returns, lengths = np.zeros(config.episodes), np.zeros(config.episodes, int)
         for first in range(0, config.episodes, env.num_envs):
             played = slice(first, min(first + env.num_envs, config.episodes))
-            self._play(env, config.max_steps, returns[played], lengths[played])
+            steps = self._play(env, config.max_steps, returns[played], lengths[played])
+            if rounds is None:
+                deque(steps, maxlen=0)
+            else:
+                rounds.append(list(steps))
         env.close()
         return {
             "metric": "return",
@@ -64,12 +90,14 @@ class Evaluator:
 
     def _play(
         self, env: Environments, max_steps: int, returns: np.ndarray, lengths: np.ndarray
-    ) -> None:
+    ) -> Iterator[Seen]:
         """Add up one greedy episode in each of the first ``len(returns)`` environments."""
         observation, starts = env.reset(), np.ones(env.num_envs, np.bool_)
         running = np.ones(len(returns), bool)
         while running.any():
-            step = env.step(act(self.algorithm, observation, starts, greedy=True)["action"])
+            action = act(self.algorithm, observation, starts, greedy=True)["action"]
+            step = env.step(action)
+            yield running.copy(), observation, action, step
             observation, starts = step.observation, step.starts
             returns += np.where(running, step.reward[: len(returns)], 0.0)
             lengths += running
@@ -111,6 +139,34 @@ class Evaluator:
             "originals": originals,
             "reconstructions": reconstructions.numpy(),
         }
+
+
+def _columns(rounds: list[list[Seen]], action_space: gym.Space[Any] | None) -> Batch:
+    """The steps of every round as columns, one episode after another."""
+    parts: list[Batch] = []
+    episodes = 0
+    for seen in rounds:
+        running = np.stack([step[0] for step in seen], axis=1)  # (n, T)
+        count, lengths = len(running), running.sum(axis=1)
+        rows = {
+            "observation": [observation for _, observation, _, _ in seen],
+            "action": [action for _, _, action, _ in seen],
+            "reward": [step.reward for *_, step in seen],
+            "terminated": [step.terminated for *_, step in seen],
+        }
+        columns = {k: np.stack(v, axis=1)[:count][running] for k, v in rows.items()}
+        columns["truncated"] = np.zeros(len(columns["reward"]), np.bool_)
+        last = lengths.cumsum() - 1
+        columns["truncated"][last] = ~columns["terminated"][last]  # also what max_steps cut
+        columns["episode"] = np.repeat(np.arange(episodes, episodes + count), lengths)
+        final = [seen[length - 1][3].next_observation[i] for i, length in enumerate(lengths)]
+        columns["last_observation"] = np.stack(final)
+        episodes += count
+        parts.append(columns)
+    joined = concatenate(parts, 0)
+    if isinstance(action_space, gym.spaces.Box):  # as the environment took it
+        joined["action"] = joined["action"].clip(action_space.low, action_space.high)
+    return joined
 
 
 def _mean_and_deviation(scores: np.ndarray) -> dict[str, float]:

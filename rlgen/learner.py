@@ -14,16 +14,15 @@ from rlgen import checkpoint, state
 from rlgen.algorithm import Metrics, read_weights, write_weights
 from rlgen.batch import Batch, concatenate, to_tensors
 from rlgen.config import Experiment
+from rlgen.linked_replay import make_replay
 from rlgen.moments import Standardiser
 from rlgen.problem import build
-from rlgen.replay import Replay
 from rlgen.rollout import Info
 
 # Batches from Ray's object store are read-only; no algorithm writes into its batch.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
 
 Report = dict[str, Any]
-NOT_REPLAYED = ("valid", "truncated")
 
 
 class Learner:
@@ -36,8 +35,7 @@ class Learner:
         for value in vars(self.algorithm).values():
             if isinstance(value, nn.Module):
                 value.to(self.device)
-        plan = self.algorithm.replay
-        self.replay = Replay(plan, self.algorithm.rng) if plan else None
+        self.replay = make_replay(self.algorithm)
         self.version = 0
         self.updates = 0
         self.standardiser = Standardiser()
@@ -66,7 +64,7 @@ class Learner:
         self.algorithm.env_steps += sum(info.get("env_steps", 0) for info in infos)
         batch = concatenate(parts, self.algorithm.batch_axis)
         if self.replay is not None:
-            self.replay.insert(_rows(batch))
+            self.replay.take(batch, [info["worker"] for info in infos])
         ingested = time.perf_counter()
         self._learn(batch)
         self.version += 1
@@ -90,6 +88,7 @@ class Learner:
             return
         while self.replay.owes_update():
             self.latest = self.algorithm.update(self._columns(self.replay.sample()))
+            self.replay.learned(self.algorithm.priorities)
             self.updates += 1
 
     def metrics(self) -> dict[str, float]:
@@ -122,9 +121,3 @@ class Learner:
         state.restore(self, *checkpoint.read_part(path, "learner"))
         if self.replay is not None and (path / "replay.json").is_file():
             state.restore(self.replay, *checkpoint.read_part(path, "replay"))
-
-
-def _rows(batch: Batch) -> Batch:
-    """The valid transitions of a rollout ``(T, B, ...)`` as rows, in order of time."""
-    valid = batch["valid"]
-    return {name: column[valid] for name, column in batch.items() if name not in NOT_REPLAYED}

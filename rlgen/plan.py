@@ -20,6 +20,7 @@ WORKERS = {
 TASKS = {
     "environment": "rollouts of {0.env.num_envs} x {0.env.id}",
     "data": "minibatches of {0.data.name}",
+    "demonstrations": "minibatches of {0.demonstrations.path}",
     "model": "sweeps of the model of {0.env.id}",
 }
 
@@ -49,6 +50,7 @@ def make_plan(experiment: Experiment) -> list[Role]:
             "scheduler.learner_gpus: 1 asked for, but torch finds no GPU here; use 0, or install a "
             "CUDA build of torch"
         )
+    task = "demonstrations" if source == "data" and experiment.data is None else source
     return [
         Role(
             "learner", "rlgen.learner:Learner", 1, scheduler.learner_cpus,
@@ -56,7 +58,7 @@ def make_plan(experiment: Experiment) -> list[Role]:
         ),
         Role(
             "worker", WORKERS[source], scheduler.workers, scheduler.worker_cpus,
-            0, scheduler.worker_threads, TASKS[source].format(experiment),
+            0, scheduler.worker_threads, TASKS[task].format(experiment),
         ),
         Role(
             "evaluator", "rlgen.evaluation:Evaluator", 1, 1.0, 0, 1,

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rlgen import registry
+from rlgen import demonstrations, registry
 from rlgen.algorithm import Algorithm, Problem
 from rlgen.config import EnvConfig, Experiment
 from rlgen.envs.mdp import load_mdp
@@ -30,6 +30,7 @@ def load_problem(experiment: Experiment) -> Problem:
     Raises:
         ConfigError, DataError: it does not exist, or the algorithm cannot solve it.
     """
+    algorithm = registry.resolve(experiment.algorithm)
     if experiment.data is not None:
         rows = data.load(experiment.data, experiment.seed)
         problem = Problem(
@@ -41,14 +42,21 @@ def load_problem(experiment: Experiment) -> Problem:
     else:
         assert experiment.env is not None  # the configuration has one of the two
         observation_space, action_space = probe(experiment.env)
+        shown = None
+        if experiment.demonstrations is not None:
+            shown = demonstrations.load(experiment.demonstrations)
+            name = experiment.demonstrations.path
+            demonstrations.check_spaces(shown, name, observation_space, action_space)
+        modelled = experiment.source == "model" or algorithm.uses_model
         problem = Problem(
             observation_space=observation_space,
             action_space=action_space,
-            model=load_mdp(experiment.env) if experiment.source == "model" else None,
+            model=load_mdp(experiment.env) if modelled else None,
             network=experiment.network,
             normalize_observation=experiment.env.normalize_observation,
+            demonstrations=shown,
         )
-    registry.resolve(experiment.algorithm).check(problem)
+    algorithm.check(problem)
     return problem
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from rlgen.batch import Batch, allocate, spec_of
 
+NOT_REPLAYED = ("valid", "truncated")
+
 
 @dataclass(frozen=True)
 class ReplayPlan:
@@ -18,12 +20,20 @@ class ReplayPlan:
         batch_size: transitions per update.
         learning_starts: transitions stored before the first update.
         updates_per_step: updates owed per environment step, as ``(updates, steps)`` integers.
+        n_step: rewards summed per row, discounted by ``gamma`` (see `LinkedReplay`).
+        gamma: discount per step of that sum; read only with ``n_step`` above 1.
+        sequence: consecutive rows drawn together; 1: single ones.
+        priority_exponent: alpha of proportional priorities; None: drawn uniformly.
     """
 
     capacity: int
     batch_size: int
     learning_starts: int
     updates_per_step: tuple[int, int] = (1, 1)
+    n_step: int = 1
+    gamma: float = 1.0
+    sequence: int = 1
+    priority_exponent: float | None = None
 
 
 class Replay:
@@ -36,6 +46,10 @@ class Replay:
         self.size = 0
         self.next = 0
         self.owed = 0  # in units of 1 / steps of an update
+
+    def take(self, batch: Batch, workers: list[int]) -> None:
+        """Append the valid transitions of a rollout ``(T, B, ...)`` of these workers, joined."""
+        self.insert(rows_of(batch))
 
     def insert(self, rows: Batch) -> None:
         """Append rows ``(n, ...)``, oldest first, and credit the updates that they owe."""
@@ -63,3 +77,12 @@ class Replay:
         """A uniform minibatch ``(batch_size, ...)``, drawn with replacement."""
         rows = self.rng.integers(self.size, size=self.plan.batch_size)
         return {name: column[rows] for name, column in self.columns.items()}
+
+    def learned(self, priorities: object) -> None:
+        """Take the priorities of the rows drawn last; a uniform replay has no use for them."""
+
+
+def rows_of(batch: Batch) -> Batch:
+    """The valid transitions of a rollout ``(T, B, ...)`` as rows, in order of time."""
+    valid = batch["valid"]
+    return {name: column[valid] for name, column in batch.items() if name not in NOT_REPLAYED}

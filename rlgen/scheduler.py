@@ -78,7 +78,10 @@ class Scheduler:
         self.backend: Any = None  # until it is connected
         self.interrupted = False
         self.evaluation: dict[str, Any] | None = None  # the latest one
-        self._budgets = experiment.stop.model_dump(exclude_none=True, exclude={"target"})
+        self._budgets = experiment.stop.model_dump(
+            exclude_none=True, exclude={"target", "target_evaluations"}
+        )
+        self._scores: list[float] = []  # of the latest evaluations, as many as the target needs
         self._evaluated_version = -1
         self._pending: tuple[Any, Any, Counters] | None = None
         self._reached: Any = None  # weights that reached the target
@@ -325,6 +328,8 @@ class Scheduler:
             return
         self.evaluation = self.crew.answer(future, "the evaluator")
         self._pending = None
+        needed = self.experiment.stop.target_evaluations
+        self._scores = [*self._scores, self.evaluation["mean"]][-needed:]
         self.record("evaluation", asdict(counters) | self.evaluation)
         if self._target_met():
             self._reached = weights
@@ -362,6 +367,7 @@ class Scheduler:
                 "algorithm": self.experiment.algorithm,
                 "counters": asdict(self.cycle.counters),
                 "evaluation": self.evaluation,
+                "scores": self._scores,
                 "opaque": sorted({name for own in states for name in own.opaque}),
             }
             checkpoint.write_part(folder, "run", plain, crew.random())
@@ -387,17 +393,19 @@ class Scheduler:
         if equal:
             self.crew.restore(resume, random)
         elif plain["opaque"]:
+            first, *others = plain["opaque"]
+            more = f" and {len(others)} more" if others else ""
             self.warn(
-                f"resume: {', '.join(plain['opaque'])} could not be stored, so episodes in "
-                "progress begin anew and the run will not equal an uninterrupted one"
+                f"resume: {first}{more} could not be stored, so episodes in progress begin anew "
+                "and the run will not equal an uninterrupted one"
             )
-        elif self.experiment.data is not None:
+        elif self.experiment.source == "data":
             self.crew.seek(counters.cycles)
         elif self._sync:
             self.warn(f"resume: {stored} workers before, so those of now begin new episodes")
         self.cycle = Cycle(self.crew, self._observe)
         self.cycle.counters = counters
-        self.evaluation = plain["evaluation"]
+        self.evaluation, self._scores = plain["evaluation"], plain["scores"]
         self._first_fraction = max(self._fractions().values(), default=0.0)
         if reason := self._stop_reason() or self._target_met():
             raise ConfigError(
@@ -406,8 +414,10 @@ class Scheduler:
             )
 
     def _target_met(self) -> str | None:
-        target = self.experiment.stop.target
-        met = target is not None and self.evaluation and self.evaluation["mean"] >= target
+        """Say so when the latest evaluations in a row reach the target."""
+        target, needed = self.experiment.stop.target, self.experiment.stop.target_evaluations
+        latest = self._scores[-needed:]
+        met = target is not None and len(latest) == needed and min(latest) >= target
         return "target" if met else None
 
 

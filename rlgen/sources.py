@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import time
 
+from rlgen import demonstrations
 from rlgen.algorithm import Algorithm
 from rlgen.config import Experiment
 from rlgen.generative import data
 from rlgen.rollout import Produced, Worker
+
+
+def _rows(experiment: Experiment) -> data.Rows:
+    """What data workers read: a data set, or the steps of recorded episodes."""
+    if experiment.data is not None:
+        return data.load(experiment.data, experiment.seed)
+    assert experiment.demonstrations is not None
+    return demonstrations.load(experiment.demonstrations)
 
 
 class DataWorker(Worker):
@@ -15,11 +24,10 @@ class DataWorker(Worker):
 
     def __init__(self, experiment: Experiment, index: int, seed: int) -> None:
         super().__init__(experiment, index, seed)
-        assert experiment.data is not None
         # A model that leaves its minibatches as they are never looks at the weights here.
         self.uses_weights = type(self.algorithm).process is not Algorithm.process
         self.shard = data.Shard(
-            data.load(experiment.data, experiment.seed),
+            _rows(experiment),
             seed=experiment.seed,
             batch_size=experiment.hyperparameters.batch_size,  # type: ignore[attr-defined]
             worker=index,
@@ -30,9 +38,11 @@ class DataWorker(Worker):
         start = time.perf_counter()
         rows = self.shard.next()
         read = time.perf_counter()
-        batch = self._process({"x": rows})
+        columns = rows if isinstance(rows, dict) else {"x": rows}
+        batch = self._process(columns)
         seconds |= {"read": read - start, "process": time.perf_counter() - read}
-        return batch, {"samples": len(rows), "epochs": self.shard.epochs}
+        count = len(next(iter(columns.values())))
+        return batch, {"samples": count, "epochs": self.shard.epochs}
 
     def seek(self, minibatches: int) -> None:
         """Go on after so many minibatches of the experiment."""

@@ -108,6 +108,9 @@ def _encode(value: Any, path: str, state: State, seen: set[int]) -> Any:
         return {kind: path}
     if isinstance(value, np.random.Generator):
         return {"__generator__": _encode(value.bit_generator.state, path, state, seen)}
+    if isinstance(value, np.random.RandomState):
+        legacy = value.get_state(legacy=False)
+        return {"__random_state__": _encode(legacy, path, state, seen)}
     if isinstance(value, LOADABLE):
         return {"__loadable__": _encode(dict(value.state_dict()), path, state, seen)}
     if isinstance(value, dict):
@@ -174,6 +177,11 @@ def _decode_generator(inner: Any, current: Any, arrays: dict[str, np.ndarray]) -
     return current
 
 
+def _decode_random_state(inner: Any, current: Any, arrays: dict[str, np.ndarray]) -> Any:
+    current.set_state(_decode(inner, None, arrays))
+    return current
+
+
 def _decode_loadable(inner: Any, current: Any, arrays: dict[str, np.ndarray]) -> Any:
     current.load_state_dict(_decode(inner, None, arrays))
     return current
@@ -206,6 +214,7 @@ _DECODERS: dict[str, Callable[[Any, Any, dict[str, np.ndarray]], Any]] = {
     "__array__": _decode_array,
     "__tensor__": _decode_tensor,
     "__generator__": _decode_generator,
+    "__random_state__": _decode_random_state,
     "__loadable__": _decode_loadable,
     "__dict__": _decode_dict,
     "__tuple__": _decode_tuple,

@@ -1,5 +1,6 @@
-"""DQN's target, step and target network by hand; learning a small environment."""
+"""DQN's target, step, target network and options by hand; learning small environments."""
 
+import itertools
 from typing import Any
 
 import gymnasium as gym
@@ -8,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlgen.agents.dqn import DQN, td_target
+import rlgen
+from rlgen.agents.dqn import DQN
+from rlgen.agents.values import td_target
 from rlgen.algorithm import Problem
-from rlgen.config import NetworkConfig, resolve_experiment
+from rlgen.config import NetworkConfig, load_experiment, resolve_experiment
 from rlgen.errors import ConfigError
+from rlgen.linked_replay import LinkedReplay, make_replay
 from rlgen.replay import Replay
 
 STATES, ACTIONS = 3, 2
@@ -52,7 +56,11 @@ def test_td_target_by_hand():
     """y = r + gamma * max; a terminal successor has no value, however large its row."""
     reward, terminated = torch.tensor([1.0, 2.0, -1.0]), torch.tensor([False, True, False])
     next_values = torch.tensor([[3.0, 5.0], [100.0, 200.0], [-4.0, -2.0]])
-    assert td_target(reward, terminated, next_values, 0.5).tolist() == [3.5, 2.0, -2.0]
+    y = td_target(reward, terminated, 0.5, next_values, next_values)
+    assert y.tolist() == [3.5, 2.0, -2.0]
+    choosing = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # double: by these, not by those
+    y = td_target(reward, terminated, 0.5, next_values, choosing)
+    assert y.tolist() == [2.5, 2.0, -2.0]
 
 
 def test_truncated_transitions_bootstrap():
@@ -118,6 +126,144 @@ def test_target_is_a_copy_that_moves_every_c_updates():
     assert all(p.grad is None and not p.requires_grad for p in dqn.target.parameters())
 
 
+# Three transitions: s0 -(a1, r=1)-> s1 -(a0, r=-2)-> s2 -(a1, r=3)-> terminated; gamma 0.5.
+# Q of the network and of the target, rows s0 s1 s2; as advantages these tables mean, with the
+# values below, Q = V + A - mean A: [[.5, 1.5], [1, -1], [1, 3]] and [[-.5, .5], [0, 2], [1, -5]].
+NETWORK, TARGET = [[0, 1], [2, 0], [1, 3]], [[1, 2], [4, 6], [5, -1]]
+NETWORK_VALUES, TARGET_VALUES = [1, 0, 2], [0, 1, -2]
+Q_OF_ROWS = {False: [1.0, 2.0, 3.0], True: [1.5, 1.0, 3.0]}  # by duelling
+Y_OF_ROWS = {  # by double, duelling, n
+    (False, False, 1): [4.0, 0.5, 3.0],  # 1 + 6/2, -2 + 5/2, 3
+    (True, False, 1): [3.0, -2.5, 3.0],  # 1 + 4/2, -2 - 1/2
+    (False, True, 1): [2.0, -1.5, 3.0],  # 1 + 2/2, -2 + 1/2
+    (True, True, 1): [1.0, -4.5, 3.0],  # 1 + 0/2, -2 - 5/2
+    (False, False, 2): [1.25, -0.5, 3.0],  # 1 - 2/2 + 5/4, -2 + 3/2
+    (True, False, 2): [-0.25, -0.5, 3.0],  # 1 - 2/2 - 1/4
+    (False, True, 2): [0.25, -0.5, 3.0],  # 1 - 2/2 + 1/4
+    (True, True, 2): [-1.25, -0.5, 3.0],  # 1 - 2/2 - 5/4
+}
+OPTIONS = list(itertools.product((False, True), (False, True), (1, 2), (False, True)))
+
+
+@pytest.mark.parametrize("polyak", [None, 0.25])
+@pytest.mark.parametrize("loss", ["squared", "huber"])
+@pytest.mark.parametrize(("double", "duelling", "n", "prioritised"), OPTIONS)
+def test_three_transitions_by_hand(double, duelling, n, prioritised, loss, polyak):
+    """Target, weights, loss, priorities and the target network of every combination of options."""
+    priority = {"alpha": 1.0, "beta_start": 0.5, "beta_steps": 100} if prioritised else {}
+    follows = {"target_period": 1} if polyak is None else {"polyak": polyak}
+    dqn = linear_agent(
+        gamma=0.5, batch_size=3, learning_starts=1, double=double, duelling=duelling, n_step=n,
+        prioritised=prioritised, loss=loss, **priority, **follows,
+    )  # fmt: skip
+    for net, table, values in (
+        (dqn.network, NETWORK, NETWORK_VALUES),
+        (dqn.target, TARGET, TARGET_VALUES),
+    ):
+        with torch.no_grad():
+            net.layers[0].weight.copy_(torch.tensor(table, dtype=torch.float32).T)
+            if duelling:
+                net.value[0].weight.copy_(torch.tensor([values], dtype=torch.float32))
+    replay = make_replay(dqn)
+    replay.insert(
+        {
+            "observation": np.array([0, 1, 2]),
+            "action": np.array([1, 0, 1]),
+            "reward": np.array([1.0, -2.0, 3.0], np.float32),
+            "next_observation": np.array([1, 2, 0]),
+            "terminated": np.array([False, False, True]),
+        }
+    )
+    if prioritised:
+        replay.priorities.set(np.arange(3), np.array([1.0, 2.0, 3.0]))
+        dqn.env_steps = 40  # beta has come to 0.5 + 0.5 * 40 / 100 = 0.7
+    batch = {name: torch.from_numpy(column) for name, column in replay.sample().items()}
+    rows = batch["observation"].tolist()
+    before = parameters(dqn.target)
+    metrics = dqn.update(batch)
+
+    q = np.array([Q_OF_ROWS[duelling][row] for row in rows])
+    y = np.array([Y_OF_ROWS[double, duelling, n][row] for row in rows])
+    error = np.abs(q - y)
+    each = error**2
+    if loss == "huber":
+        each = np.where(error <= 1, 0.5 * error**2, error - 0.5)
+    weights = np.ones(3)
+    if prioritised:  # (N P(i))^-beta / max_j, with P = 1/6, 2/6, 3/6
+        weights = np.array([(3 * (row + 1) / 6) ** -0.7 for row in rows])
+        weights /= weights.max()
+        np.testing.assert_allclose(dqn.priorities, error + 1e-3, rtol=1e-5)
+    assert metrics["loss"].item() == pytest.approx((weights * each).mean(), rel=1e-5)
+    assert metrics["q"].item() == pytest.approx(q.mean())
+    after, learned = parameters(dqn.target), parameters(dqn.network)
+    expected = learned if polyak is None else before + polyak * (learned - before)
+    torch.testing.assert_close(after, expected)
+    assert not torch.equal(after, before)
+
+
+def test_targets_follow_softly_or_all_at_once():
+    soft = linear_agent(polyak=0.1)
+    assert soft.config.target_period is None
+    old = parameters(soft.target)
+    for update in range(4):
+        soft.update(minibatch(4, seed=update))
+        expected = old + 0.1 * (parameters(soft.network) - old)
+        old = parameters(soft.target)
+        torch.testing.assert_close(old, expected)
+
+
+def test_importance_weights_become_full():
+    """beta rises to 1: then a row's weight is the reciprocal of how often it is drawn."""
+    batch = minibatch(2) | {"probability": torch.tensor([0.1, 0.4])}
+    losses = {}
+    for steps in (0, 10, 99):
+        fresh = linear_agent(prioritised=True, beta_start=0.0, beta_steps=10)
+        fresh.env_steps = steps
+        losses[steps] = fresh.update(batch)["loss"].item()
+        squares = (fresh.priorities - 1e-3).square()
+        beta = min(steps / 10, 1)
+        expected = (squares[0] + squares[1] * 0.25**beta) / 2
+        assert losses[steps] == pytest.approx(expected.item(), rel=1e-4)
+    assert losses[0] > losses[10] == losses[99]
+
+
+def test_duelling_streams_are_identified():
+    """A constant in the advantages changes no action value, one in V changes all by itself."""
+    dqn = agent(gym.spaces.Discrete(3), 4, [8], duelling=True)
+    states = torch.arange(3)
+    before = dqn.network(states).detach()
+    with torch.no_grad():
+        dqn.network.layers[-1].bias.add_(5.0)
+        torch.testing.assert_close(dqn.network(states), before)
+        dqn.network.value[-1].bias.add_(2.0)
+        torch.testing.assert_close(dqn.network(states), before + 2.0)
+
+
+def test_images_go_through_a_convolution_and_share_frames():
+    """Stacked pictures: the encoder, its copy in the target, the replay and one update."""
+    space = gym.spaces.Box(0, 255, (4, 36, 36), np.uint8)
+    dqn = agent(space, 3, [16], batch_size=8, learning_starts=10, double=True, polyak=0.5)
+    assert any(isinstance(m, torch.nn.Conv2d) for m in dqn.network.modules())
+    replay = make_replay(dqn)
+    assert isinstance(replay, LinkedReplay)
+    film = np.random.default_rng(0).integers(0, 256, (24, 36, 36), dtype=np.uint8)
+    stacks = np.stack([film[t : t + 4] for t in range(21)])
+    replay.insert(
+        {
+            "observation": stacks[:-1],
+            "next_observation": stacks[1:],
+            "action": np.arange(20) % 3,
+            "reward": np.ones(20, np.float32),
+            "terminated": np.zeros(20, bool),
+        }
+    )
+    assert replay.frames.total == 24
+    old, before = parameters(dqn.target), parameters(dqn.network)
+    dqn.update({name: torch.from_numpy(column) for name, column in replay.sample().items()})
+    assert not torch.equal(before, parameters(dqn.network))
+    torch.testing.assert_close(parameters(dqn.target), (old + parameters(dqn.network)) / 2)
+
+
 def test_behaviour_is_epsilon_greedy_and_decays():
     """The greedy one of A = 2 actions has probability 1 - eps + eps / 2; five standard errors."""
     dqn = linear_agent(epsilon_start=0.8, epsilon_end=0.1, epsilon_steps=100)
@@ -181,6 +327,13 @@ def test_continuous_actions_are_refused():
             {"learning_starts": 500, "buffer_size": 100},
             r"hyperparameters: learning_starts=500 is more than buffer_size=100 holds",
         ),
+        ({"polyak": 0.1, "target_period": 9}, r"give one of target_period and polyak"),
+        ({"polyak": None, "target_period": None}, r"give one of target_period and polyak"),
+        ({"polyak": 0.0}, r"hyperparameters.polyak: .*greater than 0"),
+        ({"loss": "hubert"}, r"hyperparameters.loss: .*'squared' or 'huber'"),
+        ({"alpha": 0.5}, r"alpha has an effect only with prioritised=true"),
+        ({"beta_steps": 5}, r"beta_steps has an effect only with prioritised=true"),
+        ({"n_step": 0}, r"hyperparameters.n_step: .*greater than or equal to 1"),
         ({"epsilon_start": 1.5}, r"hyperparameters.epsilon_start: .*less than or equal to 1"),
         ({"target_periode": 5}, r"target_periode: unknown key; did you mean 'target_period'"),
     ],
@@ -197,8 +350,48 @@ def test_bad_hyperparameters_are_refused(hyperparameters, message):
         resolve_experiment(plain)
 
 
+def test_a_resolved_configuration_with_polyak_is_read_again():
+    changes = ["hyperparameters.target_period=null", "hyperparameters.polyak=0.01"]
+    experiment = load_experiment("dqn-cartpole", changes)
+    assert resolve_experiment(experiment.dump()) == experiment
+
+
 def test_normalising_discrete_observations_is_refused():
     space = gym.spaces.Discrete(2)
     problem = Problem(space, space, normalize_observation=True)
     with pytest.raises(ConfigError, match=r"env.normalize_observation: only for Box"):
         DQN.check(problem)
+
+
+# Each option alone, on a ready configuration; Huber's loss has one of its own (smaller steps).
+ALONE: dict[str, tuple[str, dict[str, Any]]] = {
+    "double": ("dqn-cartpole", {"hyperparameters.double": True}),
+    "duelling": ("dqn-cartpole", {"hyperparameters.duelling": True}),
+    "prioritised": ("dqn-cartpole", {"hyperparameters.prioritised": True}),
+    "n_step": ("dqn-cartpole", {"hyperparameters.n_step": 3}),
+    "huber": ("dqn-huber-cartpole", {}),
+    "polyak": (
+        "dqn-cartpole",
+        {"hyperparameters.target_period": None, "hyperparameters.polyak": 0.02},
+    ),
+    "all but huber and polyak": ("dqn-extensions-cartpole", {}),
+}
+
+
+def reaches_475(option: str, seed: int, folder: Any) -> None:
+    config, changes = ALONE[option]
+    run = rlgen.train(config, {"run.dir": str(folder), "seed": seed, **changes})
+    assert run.summary["stop_reason"] == "target"
+    assert run.summary["evaluation"]["mean"] >= 475
+    assert run.summary["env_steps"] <= 60_000
+
+
+def test_n_step_dqn_solves_cartpole(tmp_path):
+    reaches_475("n_step", 2, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("option", ALONE)
+def test_each_option_alone_solves_cartpole(option, seed, tmp_path):
+    reaches_475(option, seed, tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from rlgen.config import EnvConfig
-from rlgen.envs.cliff import CliffEnv, transition_table
+from rlgen.envs.gridworlds import CliffEnv
 from rlgen.envs.vector import Environments
 
 UP, DOWN, LEFT, RIGHT = range(4)
@@ -44,10 +44,11 @@ def test_the_vector_form_is_the_same():
 
 
 def test_slipping():
-    table = transition_table(0.3)
-    chances = {move: row[0] for move, row in enumerate(table[7][UP])}
-    assert chances == pytest.approx({UP: 0.7, DOWN: 0.1, LEFT: 0.1, RIGHT: 0.1})
     env = CliffEnv(slip=0.3)
+    table = env.outcomes
+    rows = slice(*table.first[[7 * 4 + UP, 7 * 4 + UP + 1]])
+    assert table.probability[rows] == pytest.approx([0.7, 0.1, 0.1, 0.1])  # as UP, DOWN, ...
+    assert table.successor[rows].tolist() == [0, 14, 7, 8]
     seen = np.zeros(21)
     for seed in range(4000):
         env.reset(seed=seed)

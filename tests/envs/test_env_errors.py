@@ -1,5 +1,6 @@
 """What a user reads when an environment cannot be made."""
 
+import sys
 import warnings
 
 import pytest
@@ -9,14 +10,6 @@ from rlgen.envs.mdp import load_mdp
 from rlgen.envs.single import make_single
 from rlgen.errors import ConfigError
 from rlgen.problem import probe
-
-
-def missing(module):
-    try:
-        __import__(module)
-    except ImportError:
-        return True
-    return False
 
 
 def message(make, name, **kwargs):
@@ -32,9 +25,9 @@ def test_unknown_id(make):
     # Gymnasium would take the latest version, so that the same file would mean another thing later.
     expected = "env.id: there is no environment 'CartPole'; did you mean 'CartPole-v1'?"
     assert message(make, "CartPole") == expected
-    assert message(make, "Qqqqq-v0") == (
-        "env.id: there is no environment 'Qqqqq-v0'; your own is given as package:Name-v0, where "
-        "importing package registers it"
+    assert message(make, "Qqqqqqqqqqqqqqqqqq-v0") == (
+        "env.id: there is no environment 'Qqqqqqqqqqqqqqqqqq-v0'; your own is given as "
+        "package:Name-v0, where importing package registers it"
     )
 
 
@@ -46,18 +39,24 @@ def test_module_that_is_missing():
     assert "there is no environment 'json:Nothing-v0'" in message(probe, "json:Nothing-v0")
 
 
+OPTIONAL = [f"gymnasium.envs.{place}" for place in ("box2d", "mujoco", "phys2d")]
+
+
 @pytest.mark.parametrize(
     ("name", "module", "extra"),
     [
         ("LunarLander-v3", "Box2D", "rlgen[box2d]"),
         ("HalfCheetah-v5", "mujoco", "rlgen[mujoco]"),
         ("ALE/Pong-v5", "ale_py", "rlgen[atari]"),
+        ("MinAtar/Breakout-v1", "minatar", "rlgen[minatar]"),
         ("phys2d/CartPole-v1", "jax", "gymnasium[jax]"),
     ],
 )
-def test_missing_extra_is_named(name, module, extra):
-    if not missing(module):
-        pytest.skip(f"{module} is installed")
+def test_missing_extra_is_named(name, module, extra, monkeypatch):
+    for loaded in [*sys.modules]:
+        if loaded.startswith((*OPTIONAL, f"{module}.")):
+            monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     assert message(probe, name) == (
         f"env.id: {name} needs a package that is not installed; "
         f'install the extra that brings it: pip install "{extra}"'

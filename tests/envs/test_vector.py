@@ -184,6 +184,45 @@ def test_frames_are_those_of_one_episode(name):
             np.testing.assert_array_equal(frames[:, :, 1], expected)
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("name", KINDS)
+def test_only_the_observed_components_are_seen(name, frames):
+    """The same episodes as without the mask, in the order of the components asked for."""
+    config = EnvConfig(id=name, frame_stack=frames)
+    whole = Environments(config, 4, seed=0)
+    masked = Environments(config.model_copy(update={"observed": [4, 1]}), 4, seed=0)
+    shape = (2,) if frames == 1 else (2, 2)
+    assert masked.observation_space.shape == shape
+    for (all_of_it, _, full), (seen, _, part) in zip(
+        roll(whole, 60), roll(masked, 60), strict=True
+    ):
+        assert seen.shape == (4, *shape)
+        np.testing.assert_array_equal(seen, all_of_it[..., [4, 1]])
+        for name_, rows in part._asdict().items():
+            expected = getattr(full, name_)
+            expected = expected[..., [4, 1]] if "observation" in name_ else expected
+            np.testing.assert_array_equal(rows, expected)
+
+
+def test_the_bounds_are_those_of_the_observed_components():
+    space, _ = probe(EnvConfig(id="Pendulum-v1", observed=[2, 0]))
+    assert space == gym.spaces.Box(np.float32([-8, -1]), np.float32([8, 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "observed", "message"),
+    [
+        ("CartPole-v1", [0, 4], r"different components out of 0 to 3, got \[0, 4\]"),
+        ("CartPole-v1", [1, 1], r"different components out of 0 to 3, got \[1, 1\]"),
+        ("CartPole-v1", [], r"different components out of 0 to 3, got \[\]"),
+        ("FrozenLake-v1", [0], r"needs observations in a flat Box, not Discrete\(16\)"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(name, observed, message):
+    with pytest.raises(ConfigError, match=f"env.observed: .*{message}"):
+        probe(EnvConfig(id=name, observed=observed))
+
+
 def test_rows_stay_the_callers():
     for name in KINDS:
         kept = [

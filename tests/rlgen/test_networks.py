@@ -8,8 +8,9 @@ import torch
 from gymnasium import spaces
 from torch import distributions as dist
 
+from rlgen.config import NetworkConfig
 from rlgen.errors import ConfigError
-from rlgen.networks import ACTIVATIONS, Encoder, mlp, policy_head
+from rlgen.networks import ACTIVATIONS, Encoder, clip_gradients, make_mlp, mlp, policy_head
 
 DRAWS = 20_000
 
@@ -152,3 +153,52 @@ def test_gaussian_samples_have_their_moments_in_the_units_of_the_environment() -
 def test_unsupported_actions_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"env.id: actions in MultiBinary.* not supported"):
         policy_head(spaces.MultiBinary(3))
+
+
+def test_layer_norm_normalises_what_enters_each_activation() -> None:
+    torch.manual_seed(5)
+    layers = mlp([3, 50, 40, 2], "relu", layer_norm=True)
+    assert [type(layer).__name__ for layer in layers] == [
+        *("Linear", "LayerNorm", "ReLU"),
+        *("Linear", "LayerNorm", "ReLU"),
+        "Linear",
+    ]
+    hidden = layers[:2](100.0 * torch.randn(7, 3))
+    torch.testing.assert_close(hidden.mean(-1), torch.zeros(7), atol=1e-5, rtol=0)
+    torch.testing.assert_close(hidden.std(-1, correction=0), torch.ones(7), atol=1e-3, rtol=0)
+
+
+def test_xavier_initialisation_has_its_variance() -> None:
+    # Glorot and Bengio 2010, eq 16: uniform within gain * sqrt(6 / (in + out)).
+    torch.manual_seed(6)
+    layers: Any = mlp([300, 200, 100], "tanh", last_gain=0.01, initialization="xavier")
+    for layer, gain in ((layers[0], 5 / 3), (layers[2], 0.01)):
+        bound = gain * np.sqrt(6 / sum(layer.weight.shape))
+        assert 0.99 * bound < layer.weight.abs().max().item() <= bound
+        assert layer.weight.var().item() == pytest.approx(bound**2 / 3, rel=0.03)
+        assert not layer.bias.any()
+
+
+def test_the_network_section_reaches_the_layers() -> None:
+    for option in ({"layer_norm": True}, {"initialization": "xavier"}, {"activation": "relu"}):
+        outputs = []
+        for network in ({}, option):
+            torch.manual_seed(7)
+            config: Any = NetworkConfig.model_validate(network)
+            outputs.append(make_mlp(config, 3, 2)(torch.ones(3)))
+        assert not torch.allclose(*outputs)
+
+
+def test_gradients_are_clipped_by_norm_and_by_value() -> None:
+    def clipped(*limits: float) -> tuple[list[float], float]:
+        parameter = torch.nn.Parameter(torch.zeros(2))
+        unused = torch.nn.Parameter(torch.zeros(1))  # without a gradient
+        parameter.grad = torch.tensor([3.0, -4.0])
+        norm = clip_gradients([parameter, unused], *limits)
+        return parameter.grad.tolist(), norm.item()
+
+    assert clipped(10.0) == ([3.0, -4.0], 5.0)
+    assert clipped(1.0)[0] == pytest.approx([0.6, -0.8], rel=1e-5)
+    assert clipped(10.0, 3.5) == ([3.0, -3.5], 5.0)
+    assert clipped(1.0, 2.0)[0] == pytest.approx([0.5**0.5, -(0.5**0.5)], rel=1e-5)
+    assert clipped(1.0, 2.0)[1] == 5.0

@@ -60,4 +60,5 @@ def test_inline_and_ray_give_the_same_bits(name, tmp_path, monkeypatch, pool):
         assert not np.array_equal(inline.weights, other.weights)
 
 
-NO_CHANCE = {"value-iteration"}  # which draw no random numbers
+# Which draw no random numbers:
+NO_CHANCE = {"max-ent-irl", "policy-evaluation", "policy-iteration", "value-iteration"}

@@ -1,8 +1,9 @@
-"""The linear schedule, by hand."""
+"""Schedules, by hand."""
 
+import numpy as np
 import pytest
 
-from rlgen.schedules import linear
+from rlgen.schedules import glie, linear, power_law
 
 
 @pytest.mark.parametrize(
@@ -14,3 +15,15 @@ def test_linear_is_a_line_then_flat(now: int, expected: float) -> None:
 
 def test_linear_may_rise() -> None:
     assert linear(0.0, 2.0, 4, 1) == 0.5
+
+
+def test_glie_falls_by_half_and_then_as_one_over_the_visits() -> None:
+    visits = np.array([0, 10, 30, 10**9])
+    np.testing.assert_allclose(glie(0.8, 10, visits), [0.8, 0.4, 0.2, 8e-9], rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("power", "expected"), [(0.0, [0.5, 0.5]), (0.5, [0.5, 0.25]), (1.0, [0.5, 0.125])]
+)
+def test_power_law(power: float, expected: list[float]) -> None:
+    assert [power_law(0.5, power, count) for count in (1.0, 4.0)] == expected

@@ -20,6 +20,7 @@ class Everything:
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
         self.rng = np.random.default_rng(seed)
+        self.legacy = np.random.RandomState(seed)
         self.number, self.flag, self.nothing, self.word = seed, seed > 1, None, f"w{seed}"
         self.array = self.rng.normal(size=(2, 3))
         self.view = self.array[0]
@@ -36,7 +37,7 @@ class Everything:
     def work(self) -> torch.Tensor:
         """Change everything that changes."""
         self.number += 1
-        self.array += self.rng.normal()
+        self.array += self.rng.normal() + self.legacy.normal()
         self.optimizer.zero_grad()
         self.network(torch.full((1, 2), self.rng.random(), dtype=torch.float32)).sum().backward()
         self.optimizer.step()

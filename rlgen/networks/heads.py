@@ -1,137 +1,16 @@
-"""Networks that algorithms share: encoders of spaces, multi-layer perceptrons, policy heads.
-
-Initialisation draws from torch's global generator, which the platform seeds for each role.
-"""
+"""Policy heads: the distribution over the actions of a space, of a network's outputs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from rlgen.config import NetworkConfig
 from rlgen.errors import ConfigError
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "sigmoid": nn.Sigmoid,
-}
-GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2)}  # of `nn.init.calculate_gain`; 1 for the others
-
-
-def mlp(sizes: Sequence[int], activation: str, last_gain: float = 1.0) -> nn.Sequential:
-    """Linear layers ``sizes[0] -> ... -> sizes[-1]`` with an activation between them.
-
-    Weights are orthogonal (gain of the activation; ``last_gain`` for the last layer), biases zero.
-    """
-    layers: list[nn.Module] = []
-    gain = GAINS.get(activation, 1.0)
-    for index, (inputs, outputs) in enumerate(pairwise(sizes)):
-        last = index == len(sizes) - 2
-        linear = nn.Linear(inputs, outputs)
-        nn.init.orthogonal_(linear.weight, last_gain if last else gain)
-        nn.init.zeros_(linear.bias)
-        layers += [linear] if last else [linear, ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers)
-
-
-def make_mlp(
-    network: NetworkConfig | None, inputs: int, outputs: int, last_gain: float = 1.0
-) -> nn.Sequential:
-    """The layers from ``inputs`` features to ``outputs`` that the network section asks for."""
-    assert network is not None  # the configuration of every algorithm with a network has one
-    return mlp([inputs, *network.hidden, outputs], network.activation, last_gain)
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale gradients down to a joint norm of at most ``max_norm``; the norm before, to log."""
-    return nn.utils.clip_grad_norm_(list(parameters), max_norm)
-
-
-class Encoder(nn.Module):
-    """Turn raw observations ``(..., *shape)`` of a space into float32 features ``(..., size)``.
-
-    ``Discrete`` and ``MultiDiscrete`` become one-hot vectors; a ``Box`` is flattened, a ``uint8``
-    one scaled to [0, 1]. ``normalize`` standardises a ``Box`` by ``mean`` and ``scale``, buffers
-    that the platform keeps at the running moments of what the environments gave.
-
-    Raises:
-        ConfigError: a space of another kind, or `normalize` of one that is not a float ``Box``.
-    """
-
-    def __init__(self, space: gym.Space[Any] | None, normalize: bool = False) -> None:
-        super().__init__()
-        self.classes: list[int] = []
-        self.single = isinstance(space, gym.spaces.Discrete)
-        self.dims = 0
-        self.scale_bytes = False
-        if isinstance(space, gym.spaces.Discrete):
-            self.classes, self.size = [int(space.n)], int(space.n)
-        elif isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
-            self.classes = [int(n) for n in space.nvec]
-            self.size = sum(self.classes)
-        elif isinstance(space, gym.spaces.Box):
-            self.dims, self.size = len(space.shape), int(np.prod(space.shape))
-            self.scale_bytes = space.dtype == np.uint8
-        else:
-            raise ConfigError(f"env.id: observations in {space} are not supported; {SPACES}")
-        self.normalize = normalize
-        if normalize:
-            if self.classes:
-                raise ConfigError("env.normalize_observation: only for Box observations")
-            self.mean = nn.Buffer(torch.zeros(self.size))
-            self.scale = nn.Buffer(torch.ones(self.size))
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """Features ``(..., size)`` float32."""
-        if self.classes:
-            columns = observation.long().unsqueeze(-1) if self.single else observation.long()
-            parts = [functional.one_hot(columns[..., i], n) for i, n in enumerate(self.classes)]
-            return torch.cat(parts, dim=-1).float()
-        leading = observation.shape[: observation.dim() - self.dims]
-        features = observation.reshape(*leading, self.size).float()
-        if self.scale_bytes:
-            features = features / 255.0
-        if self.normalize:
-            features = ((features - self.mean) * self.scale).clamp(-10.0, 10.0)
-        return features
-
-
-class Observed(Protocol):
-    """What an encoder is made for (`rlgen.algorithm.Problem`)."""
-
-    @property
-    def observation_space(self) -> gym.Space[Any] | None:
-        """Of one environment."""
-
-    @property
-    def network(self) -> NetworkConfig | None:
-        """The network section of the configuration."""
-
-    @property
-    def normalize_observation(self) -> bool:
-        """Whether observations are standardised."""
-
-
-def make_encoder(problem: Observed) -> Encoder:
-    """What turns a problem's observations into features, as its network section asks for.
-
-    Raises:
-        ConfigError: a space that no encoder takes.
-    """
-    return Encoder(problem.observation_space, problem.normalize_observation)
-
 
 SPACES = "Discrete, MultiDiscrete and Box spaces are"
 

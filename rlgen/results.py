@@ -1,0 +1,256 @@
+"""What the ready agents reach, measured: seeds trained, curves drawn, one page written.
+
+``rlgen bench results`` trains every agent's ready configuration over several seeds, and writes the
+page whose numbers this project claims, and nothing else. Finished runs are kept and used again, so
+that it can be interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from rlgen import registry, rundir
+from rlgen.api import load
+from rlgen.config import Experiment, config_names, read_config, resolve_experiment, set_keys
+from rlgen.errors import ConfigError
+from rlgen.scheduler import Summary
+from rlgen.tracking import read_metrics
+
+PAGE, PICTURES = "results.md", "images/results"
+POINTS = 120  # of a curve's grid
+RESAMPLES = 2_000  # of the bootstrap
+EPISODES = 100  # that score the weights in the end
+FRESH = 2**31  # the tick of these episodes, which no evaluation of a training has
+QUICK = 20  # a quick look has this part of every budget
+QUICK_LEAST = 2_000  # but no fewer ticks of the clock than this
+#: These take hours without a GPU, and are measured only where they are asked for.
+LONG = (
+    "dqn-minatar-breakout",
+    "dqn-pong",
+    "ppo-breakout",
+    "sac-bipedalwalker",
+    "sac-halfcheetah",
+    "td3-hopper",
+)
+UNITS = {"env_steps": "environment steps", "updates": "updates", "epochs": "epochs"}
+#: What a curve shows where a run has hardly been evaluated, in order of preference.
+FIGURES = ("optimal_action", "episode_return", "residual")
+
+Train = Callable[[Experiment, Path | None], Summary]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One configuration, measured.
+
+    Attributes:
+        experiment: of the first seed.
+        summaries: one per seed.
+        scores: ``(seeds,)`` mean returns of the final weights, over fresh episodes.
+        figure: what the curve shows.
+        ticks: ``(POINTS,)`` of the run's clock, from where every seed has a first value.
+        curves: ``(seeds, POINTS)``; a run that has ended keeps its last value.
+    """
+
+    experiment: Experiment
+    summaries: list[Summary]
+    scores: np.ndarray
+    figure: str
+    ticks: np.ndarray
+    curves: np.ndarray
+
+
+def agent_configs() -> list[str]:
+    """The ready configurations of agents."""
+    return [name for name in config_names() if read_config(name)["algorithm"] in registry.AGENTS]
+
+
+def experiment_of(name: str, seed: int, quick: bool, runs_dir: Path) -> Experiment:
+    """What is run of a ready configuration: its own settings, and a record of every stretch."""
+    plain = read_config(name)
+    changes: dict[str, Any] = {"seed": seed, "run.dir": str(runs_dir)}
+    experiment = resolve_experiment(set_keys(plain, changes))
+    changes["tracking.every_s"] = 0.0 if experiment.source == "model" else 0.05
+    budget = getattr(experiment.stop, experiment.clock)
+    if quick and budget is not None:
+        least = QUICK_LEAST if experiment.clock == "env_steps" else 1
+        changes[f"stop.{experiment.clock}"] = min(budget, max(budget // QUICK, least))
+    return resolve_experiment(set_keys(plain, changes))
+
+
+def find_run(experiment: Experiment) -> Path | None:
+    """An earlier run of exactly this experiment, ended or interrupted; None where there is none."""
+    folder = experiment.run.dir / experiment.name
+    for path in sorted(folder.glob(f"*/{rundir.SUMMARY}")):
+        if rundir.read_plain(path.parent) == experiment.dump():
+            return path.parent
+    return None
+
+
+def measure(
+    name: str, seeds: Iterable[int], quick: bool, runs_dir: Path, train: Train
+) -> Result | None:
+    """Train the seeds of a configuration that have not been yet.
+
+    Args:
+        name: of a ready configuration.
+        seeds: of the runs.
+        quick: cut the budgets.
+        runs_dir: where the runs are, and finished ones are looked for.
+        train: runs an experiment, from the start or (given its folder) from where it was stopped.
+
+    Returns:
+        None where a run was interrupted.
+
+    Raises:
+        RlgenError: the configuration cannot be run here.
+    """
+    experiments = [experiment_of(name, seed, quick, runs_dir) for seed in seeds]
+    summaries = []
+    for experiment in experiments:
+        earlier = find_run(experiment)
+        summary = rundir.read_summary(earlier) if earlier else {}
+        if not earlier or summary["stop_reason"] == "interrupted":
+            summary = train(experiment, earlier)
+        if summary["stop_reason"] == "interrupted":
+            return None
+        summaries.append(summary)
+    # Of fresh episodes, for the evaluation that first passes a target flatters.
+    runs = [load(summary["run_dir"]) for summary in summaries]
+    scores = np.array([run.evaluate(EPISODES, tick=FRESH)["mean"] for run in runs])
+    return Result(experiments[0], summaries, scores, *curves_of(experiments[0], summaries))
+
+
+def curves_of(
+    experiment: Experiment, summaries: Sequence[Summary]
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """What the curves show, their grid ``(POINTS,)`` and the curves ``(seeds, POINTS)``."""
+    runs = [read_metrics(Path(summary["run_dir"])) for summary in summaries]
+    clock = experiment.clock
+    evaluations = [[r for r in records if r["kind"] == "evaluation"] for records in runs]
+    if min(map(len, evaluations)) >= 3 or experiment.source == "data":
+        figure, series = "mean", evaluations
+    else:
+        trained = [[r for r in records if r["kind"] == "train"] for records in runs]
+        figure = next((f for f in FIGURES if all(f in run[-1] for run in trained)), "mean")
+        series = evaluations if figure == "mean" else trained
+    points = [
+        np.array([(r[clock], r[figure]) for r in records if figure in r]) for records in series
+    ]
+    ticks = np.linspace(max(p[0, 0] for p in points), max(p[-1, 0] for p in points), POINTS)
+    shown = evaluations[0][0]["metric"] if figure == "mean" else figure
+    curves = np.stack([np.interp(ticks, p[:, 0], p[:, 1]) for p in points])
+    return shown.replace("_", " "), ticks, curves
+
+
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bootstrap 95 % interval of the mean over the first axis (percentiles; scipy's)."""
+    if len(values) == 1:
+        return values[0], values[0]
+    found = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0, vectorized=True
+    )
+    return found.confidence_interval.low, found.confidence_interval.high
+
+
+def draw(result: Result, path: Path) -> None:
+    """Every seed's curve, their mean, and its 95 % interval."""
+    figure = Figure(figsize=(5.6, 3.0), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    low, high = interval(result.curves)
+    axes.fill_between(result.ticks, low, high, color="C0", alpha=0.22, linewidth=0)
+    for curve in result.curves:
+        axes.plot(result.ticks, curve, color="0.6", linewidth=0.7)
+    axes.plot(result.ticks, result.curves.mean(axis=0), color="C0", linewidth=1.8)
+    target = result.experiment.stop.target
+    if target is not None:
+        axes.axhline(target, color="C1", linestyle="--", linewidth=1.0)
+    if result.figure == "residual":
+        axes.set_yscale("log")
+    axes.set_xlabel(UNITS[result.experiment.clock])
+    axes.set_ylabel(result.figure)
+    axes.set_title(f"{result.experiment.name} ({len(result.curves)} seeds)", fontsize=10)
+    axes.grid(alpha=0.25)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def row(result: Result) -> list[str]:
+    """The line of the table: what was reached, and after how much."""
+    experiment, summaries = result.experiment, result.summaries
+    clock = experiment.clock
+    scores = result.scores
+    low, high = interval(scores)
+    spread = f" [{low:.4g}, {high:.4g}]" if len(scores) > 1 else ""
+    target, reached = experiment.stop.target, "-"
+    if target is not None:
+        count = sum(summary["stop_reason"] == "target" for summary in summaries)
+        reached = f"{count} of {len(summaries)} ({target:g})"
+    ticks = sorted(summary[clock] for summary in summaries)
+    span = f"{np.median(ticks):,.0f}"
+    if ticks[0] != ticks[-1]:
+        span += f" ({ticks[0]:,.0f} to {ticks[-1]:,.0f})"
+    environment = experiment.env.id if experiment.env else "-"
+    name = f"[{experiment.name}](#{experiment.name.lower()})"
+    score = f"{scores.mean():.4g}{spread}"
+    return [name, experiment.algorithm, environment, score, reached, f"{span} {UNITS[clock]}"]
+
+
+def write(
+    results: Sequence[Result],
+    missing: dict[str, str],
+    folder: Path,
+    seeds: int,
+    quick: bool,
+) -> Path:
+    """Write the page and its pictures into a folder; the page's path.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    heading = ("config", "algorithm", "environment", "score", "target reached", "ended after")
+    lines = [
+        "# Results",
+        "",
+        f"Made by `rlgen bench results{' --quick' if quick else ''}` from the ready configurations "
+        f"as they are, {seeds} seed{'s' if seeds > 1 else ''} each, with "
+        + ", ".join(f"{name} {version}" for name, version in rundir.versions().items())
+        + ".",
+        "",
+        *(
+            ["**A quick look: one seed and budgets cut short. These numbers claim nothing.**", ""]
+            if quick
+            else []
+        ),
+        f"*Score*: the mean return of {EPISODES} fresh greedy episodes with the final weights, its "
+        "mean over the seeds with the bootstrap 95 % interval of that mean. *Ended after*: median, "
+        "with the least and the most, at the target or at the end of the budget. In the pictures: "
+        "each seed in grey (a run that has ended keeps its last value), their mean with its "
+        "bootstrap 95 % interval in blue, the target dashed.",
+        "",
+        f"| {' | '.join(heading)} |",
+        f"|{'---|' * len(heading)}",
+        *(f"| {' | '.join(row(result))} |" for result in results),
+        "",
+    ]
+    if missing:
+        lines += ["Not measured:", "", *(f"- {n}: {why}" for n, why in missing.items()), ""]
+    try:
+        for result in results:
+            name = result.experiment.name
+            draw(result, folder / PICTURES / f"{name}.png")
+            lines += [f"## {name}", "", f"![{name}]({PICTURES}/{name}.png)", ""]
+        page = folder / PAGE
+        page.write_text("\n".join(lines))
+    except OSError as error:
+        raise ConfigError(f"-o: cannot write to {str(folder)!r}: {error.strerror}") from error
+    return page

@@ -153,7 +153,9 @@ def learner_updates() -> Callable[[], int]:
 def bare_updates() -> Callable[[], int]:
     """The same arithmetic in a bare loop: index, forward, backward, clip, Adam, target copy."""
     hyper = learning().hyperparameters
-    assert isinstance(hyper, DQN.Config) and hyper.target_period
+    assert isinstance(hyper, DQN.Config)
+    period = hyper.target_period
+    assert period is not None  # the default configuration copies, it does not average
     rows = {name: c.reshape(-1, *c.shape[2:]) for name, c in rollout_batch().items()}
     rows = {name: np.concatenate([column] * 8) for name, column in rows.items()}
     sizes = [4, 64, 64, 2]
@@ -176,7 +178,7 @@ def bare_updates() -> Callable[[], int]:
             nn.utils.clip_grad_norm_(online.parameters(), 10.0)
             optimizer.step()
             count += 1
-            if count % hyper.target_period == 0:
+            if count % period == 0:
                 target.load_state_dict(online.state_dict())
         return 256
 

@@ -29,10 +29,10 @@ def write_set(folder: Path, rows: int = 20, tests: int = 6) -> np.ndarray:
     images = np.arange((rows + tests) * 12).reshape(-1, 4, 3).astype(np.uint8)
     labels = (np.arange(rows + tests) % 10).astype(np.uint8)
     files = {
-        "train-images-idx3-ubyte.gz": gzip.compress(idx_bytes(images[:rows])),
+        "train-images-idx3-ubyte.gz": gzip.compress(idx_bytes(images[:rows]), mtime=0),
         "train-labels.idx1-ubyte": idx_bytes(labels[:rows]),
         "t10k-images.idx3-ubyte": idx_bytes(images[rows:]),
-        "t10k-labels-idx1-ubyte.gz": gzip.compress(idx_bytes(labels[rows:])),
+        "t10k-labels-idx1-ubyte.gz": gzip.compress(idx_bytes(labels[rows:]), mtime=0),
     }
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -77,9 +77,9 @@ WHOLE = idx_bytes(np.zeros((5, 4, 3), np.uint8))
         (b"\0\0\x0d\x03" + WHOLE[4:], r"found magic number 0x00000d03, expected 0x00000803"),
         (idx_bytes(np.zeros(60, np.uint8)), r"found magic number 0x00000801, expected 0x00000803"),
         (b"<html>not here</html>", r"found magic number 0x3c68746d"),
-        (gzip.compress(WHOLE)[:-9], r"its gzip data are damaged .*expected a whole gzip file"),
+        (gzip.compress(WHOLE, mtime=0)[:-9], r"its gzip data are damaged .*expected a whole gzip file"),
         (b"\x1f\x8b" + 30 * b"x", r"its gzip data are damaged"),
-        (gzip.compress(WHOLE)[:-8] + 8 * b"\0", r"its gzip data are damaged \(CRC check failed"),
+        (gzip.compress(WHOLE, mtime=0)[:-8] + 8 * b"\0", r"its gzip data are damaged \(CRC check failed"),
     ],
 )
 def test_a_damaged_idx_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:

@@ -3,6 +3,8 @@
 PYTHON ?= python3
 CONFIG ?= a3c-cartpole
 ARGS ?=
+# Tests run so many at a time; some of them start a small Ray cluster.
+JOBS ?= 2
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -15,10 +17,10 @@ train: setup
 	@$(BIN)/rlgen train $(CONFIG) $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow $(ARGS)
 
 # An editable install's mapping of folders to packages is hidden from mypy, so they are laid out for
 # it as they are installed.

@@ -161,6 +161,7 @@ def test_it_is_the_sequential_definition(options, workers, envs, steps, tmp_path
     np.testing.assert_array_equal(ours, plain)
 
 
+@pytest.mark.slow
 def test_more_workers_on_ray_are_the_sequential_definition_too(tmp_path):
     ours = train(tmp_path, (2, 3, 5, 20), {"steps": 3}, backend="ray")
     np.testing.assert_array_equal(ours, sequential(2, 3, 5, 20, n=3))

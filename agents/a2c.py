@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlgen.agents.policies import FORGOTTEN, ActorCritic, check_policy, masked_mean, normalized
+from rlgen.agents.policies import (
+    FORGOTTEN,
+    ActorCritic,
+    check_policy,
+    make_rmsprop,
+    masked_mean,
+    normalized,
+)
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Fraction, Hyperparameters, NotNegative, Positive, Whole
 from rlgen.networks import clip_gradients
 from rlgen.returns import gae
 from rlgen.schedules import linear
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class A2CConfig(Hyperparameters):
@@ -26,9 +28,9 @@ class A2CConfig(Hyperparameters):
 
     gamma: Fraction = 0.99  # discount, in [0, 1]
     gae_lambda: Fraction = 1.0  # 1: n-step returns; 0: one-step errors; in [0, 1]
-    rollout_steps: Annotated[int, Field(ge=1)] = 16  # n, steps per environment and update
+    rollout_steps: Count = 16  # n, steps per environment and update
     learning_rate: Positive = 2e-3  # of RMSprop, > 0
-    annealing_steps: Annotated[int, Field(ge=0)] = 0  # env steps till the rate is 0; 0: it stays
+    annealing_steps: Whole = 0  # env steps till the rate is 0; 0: it stays
     rmsprop_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99  # of the squared gradients, in [0, 1)
     rmsprop_epsilon: Positive = 1e-5  # added to their root, > 0
     normalize_advantage: bool = False  # to mean 0 and deviation 1 over the rollout, in the policy
@@ -68,13 +70,7 @@ class A2C(Algorithm):
         super().__init__(config, problem, rng)
         self.network = ActorCritic(problem)
         self.state = FORGOTTEN
-        self.optimizer = torch.optim.RMSprop(
-            self.network.parameters(),
-            lr=config.learning_rate,
-            alpha=config.rmsprop_decay,
-            eps=config.rmsprop_epsilon,
-            foreach=True,
-        )
+        self.optimizer = make_rmsprop(self.network, config)
 
     def act(self, observation: Tensor, greedy: bool) -> dict[str, Tensor]:
         """Actions drawn from the policy; its mode when greedy."""

@@ -9,21 +9,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlgen.agents.policies import ActorCritic, check_policy, masked_mean
+from rlgen.agents.policies import ActorCritic, check_policy, make_rmsprop, masked_mean
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Fraction, Hyperparameters, NotNegative, Positive
 from rlgen.networks import clip_gradients
 from rlgen.returns import n_step_returns
-
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class A3CConfig(Hyperparameters):
     """Hyper-parameters of A3C."""
 
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.99  # discount, in [0, 1]
-    rollout_steps: Annotated[int, Field(ge=1)] = 32  # n, steps per environment and gradient
+    gamma: Fraction = 0.99  # discount, in [0, 1]
+    rollout_steps: Count = 32  # n, steps per environment and gradient
     learning_rate: Positive = 2e-3  # of RMSprop, > 0
     rmsprop_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99  # of the squared gradients, in [0, 1)
     rmsprop_epsilon: Positive = 1e-5  # added to their root, > 0
@@ -62,13 +59,7 @@ class A3C(Algorithm):
     def __init__(self, config: A3CConfig, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)
         self.network = ActorCritic(problem)
-        self.optimizer = torch.optim.RMSprop(
-            self.network.parameters(),
-            lr=config.learning_rate,
-            alpha=config.rmsprop_decay,
-            eps=config.rmsprop_epsilon,
-            foreach=True,
-        )
+        self.optimizer = make_rmsprop(self.network, config)
 
     def act(self, observation: Tensor, greedy: bool) -> dict[str, Tensor]:
         """Actions drawn from the policy; its mode when greedy."""

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from rlgen.agents.policies import ActorCritic, check_policy, masked_mean
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Fraction, Hyperparameters, Positive
 from rlgen.networks import clip_gradients
-
-Positive = Annotated[float, Field(gt=0)]
 
 
 class ActorCriticConfig(Hyperparameters):
     """Hyper-parameters of the one-step actor-critic."""
 
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.99  # discount, in [0, 1]
+    gamma: Fraction = 0.99  # discount, in [0, 1]
     discount_weighting: bool = True  # weigh step t by I_t = gamma^t (the book's lambda)
-    rollout_steps: Annotated[int, Field(ge=1)] = 1  # T, steps per environment and update
+    rollout_steps: Count = 1  # T, steps per environment and update
     learning_rate: Positive = 1e-3  # alpha of the policy, > 0
     value_learning_rate: Positive = 1e-2  # beta of the value, > 0
     max_gradient_norm: Positive = 10.0  # clipped above it, > 0
@@ -62,13 +57,9 @@ class OneStepActorCritic(Algorithm):
         self, config: ActorCriticConfig, problem: Problem, rng: np.random.Generator
     ) -> None:
         super().__init__(config, problem, rng)
-        self.network = net = ActorCritic(problem)
-        critic = list(net.value.parameters())
-        actor = [*net.encoder.parameters(), *net.head.parameters(), *net.policy.parameters()]
-        groups = [
-            {"params": actor, "lr": config.learning_rate},
-            {"params": critic, "lr": config.value_learning_rate},
-        ]
+        self.network = ActorCritic(problem)
+        rate, value_rate = config.learning_rate, config.value_learning_rate
+        groups = self.network.parameter_groups(rate, value_rate)
         self.optimizer = torch.optim.SGD(groups, foreach=True)
         self.discount = torch.ones(1, dtype=torch.float64)
 

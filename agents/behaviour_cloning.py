@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from rlgen.agents.policies import check_policy
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, NotNegative, Positive
 from rlgen.networks import clip_gradients, make_encoder, make_mlp, policy_head
 
 
 class BehaviourCloningConfig(Hyperparameters):
     """Hyper-parameters of behaviour cloning."""
 
-    batch_size: Annotated[int, Field(ge=1)] = 64  # recorded steps per update
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # of Adam, > 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # of AdamW, against learning by heart, >= 0
-    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0  # clipped above it, > 0
+    batch_size: Count = 64  # recorded steps per update
+    learning_rate: Positive = 1e-3  # of Adam, > 0
+    weight_decay: NotNegative = 0.0  # of AdamW, against learning by heart, >= 0
+    max_gradient_norm: Positive = 1.0  # clipped above it, > 0
 
 
 class Policy(nn.Module):
@@ -66,8 +64,7 @@ class BehaviourCloning(Algorithm):
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse actions that have no policy head, and observations that have no encoder."""
-        policy_head(problem.action_space)
-        make_encoder(problem)
+        check_policy(problem)
 
     def __init__(
         self, config: BehaviourCloningConfig, problem: Problem, rng: np.random.Generator

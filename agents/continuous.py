@@ -7,30 +7,33 @@ trained by the critics' loss alone; a policy takes its features as they are.
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Self
 
 import gymnasium as gym
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from rlgen.algorithm import Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import (
+    Count,
+    Fraction,
+    Hyperparameters,
+    Positive,
+    Rate,
+    Whole,
+    check_learning_starts,
+)
 from rlgen.errors import ConfigError
 from rlgen.networks import Bounds, clip_gradients, make_encoder, make_mlp
 from rlgen.replay import ReplayPlan
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class ReplayHyperparameters(Hyperparameters):
     """What all of them are asked for; steps are environment steps of the whole run."""
 
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.99  # discount, in [0, 1]
+    gamma: Fraction = 0.99  # discount, in [0, 1]
     policy_learning_rate: Positive = 1e-3  # of Adam, > 0
     critic_learning_rate: Positive = 1e-3  # of Adam, > 0
     rollout_steps: Count = 1  # T, steps per environment and cycle
@@ -39,17 +42,13 @@ class ReplayHyperparameters(Hyperparameters):
     learning_starts: Count = 1_000  # transitions in the replay before the first update
     updates: Count = 1  # updates per `train_every` steps
     train_every: Count = 1  # steps
-    target_rate: Annotated[float, Field(gt=0, le=1)] = 0.005  # tau of the targets; 1: no targets
-    random_steps: Annotated[int, Field(ge=0)] = 1_000  # steps of uniformly random actions at first
+    target_rate: Rate = 0.005  # tau of the targets; 1: no targets
+    random_steps: Whole = 1_000  # steps of uniformly random actions at first
     max_gradient_norm: Positive = 10.0  # clipped above it, > 0
 
     @model_validator(mode="after")
     def _can_start(self) -> Self:
-        if self.learning_starts > self.buffer_size:
-            raise ValueError(
-                f"learning_starts={self.learning_starts} is more than "
-                f"buffer_size={self.buffer_size} holds, so learning would never start"
-            )
+        check_learning_starts(self.learning_starts, self.buffer_size)
         return self
 
     def plan(self) -> ReplayPlan:
@@ -104,17 +103,6 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, max_norm: float) -> 
     norm = clip_gradients(parameters, max_norm)
     optimizer.step()
     return norm
-
-
-def follow(target: nn.Module, module: nn.Module, rate: float) -> None:
-    """Move target parameters by ``rate`` of their distance (Polyak averaging); copy the buffers.
-
-    target += rate * (module - target), so that with rate 1 they are equal.
-    """
-    average = get_ema_multi_avg_fn(1.0 - rate)
-    average(list(target.parameters()), list(module.parameters()), None)
-    for old, new in zip(target.buffers(), module.buffers(), strict=True):
-        old.copy_(new)
 
 
 def check_bounded_actions(problem: Problem, algorithm: str) -> None:

@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
-from rlgen.agents.search import Count, Population, Positive, SearchPolicy, Trials
+from rlgen.agents.search import Population, SearchPolicy, Trials
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, NotNegative, Positive, Share
 from rlgen.schedules import linear
 
 
@@ -22,9 +22,9 @@ class CrossEntropyConfig(Hyperparameters):
 
     rollout_steps: Count = 32  # T, steps per environment and cycle
     population: Annotated[int, Field(ge=2)] = 64  # least number of candidates per update
-    elite_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of the best, in (0, 1)
+    elite_fraction: Share = 0.2  # share of the best, in (0, 1)
     deviation: Positive = 0.5  # of every parameter at first, > 0
-    extra_variance: Annotated[float, Field(ge=0)] = 0.0  # added at the first update, >= 0
+    extra_variance: NotNegative = 0.0  # added at the first update, >= 0
     extra_updates: Count = 20  # updates in which the added variance falls to 0
 
 

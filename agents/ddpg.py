@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import copy
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from rlgen.agents.continuous import (
     Critics,
     DeterministicPolicy,
-    NotNegative,
     ReplayHyperparameters,
     check_bounded_actions,
     descend,
-    follow,
     td_target,
 )
 from rlgen.algorithm import Algorithm, Metrics, Problem
+from rlgen.config import NotNegative, Rate
+from rlgen.networks import follow
 
 
 class DDPGConfig(ReplayHyperparameters):
     """Hyper-parameters of DDPG, beside those of every algorithm of continuous actions."""
 
     noise: NotNegative = 0.1  # its deviation per step, in half ranges of the actions
-    noise_reversion: Annotated[float, Field(gt=0, le=1)] = 1.0  # theta; 1: independent noise
+    noise_reversion: Rate = 1.0  # theta; 1: independent noise
 
 
 class DDPG(Algorithm):

@@ -19,16 +19,24 @@ class Discriminator(nn.Module):
     """The logit of D(s, a), the probability that a step is the expert's.
 
     Components of a ``Box`` of floats are standardised by the expert's own mean and deviation.
+    Actions of a ``Box`` count as the environment takes them, clipped to its bounds: a recording
+    holds those, and a policy may draw others.
     """
 
     def __init__(self, problem: Problem, shown: Demonstrations) -> None:
         super().__init__()
+        space = problem.action_space
+        self.bounded = isinstance(space, gym.spaces.Box)
+        if isinstance(space, gym.spaces.Box):
+            self.low, self.high = (nn.Buffer(torch.tensor(b)) for b in (space.low, space.high))
         self.observed = _encoder(problem.observation_space, shown.observation, problem.network)
         self.acted = _encoder(problem.action_space, shown.action, None)
         self.layers = make_mlp(problem.network, self.observed.size + self.acted.size, 1)
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
         """Logits ``(...)``."""
+        if self.bounded:
+            action = action.clamp(self.low, self.high)
         features = torch.cat([self.observed(observation), self.acted(action)], dim=-1)
         logits: Tensor = self.layers(features).squeeze(-1)
         return logits

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from rlgen.agents.values import QNetwork, check_values, epsilon_greedy, follow, td_target
+from rlgen.agents.values import QNetwork, check_values, epsilon_greedy, td_target
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
-from rlgen.networks import clip_gradients
+from rlgen.config import Count, Fraction, Hyperparameters, Positive, Rate, check_learning_starts
+from rlgen.networks import clip_gradients, follow
 from rlgen.replay import ReplayPlan
 from rlgen.schedules import linear
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "squared": functional.mse_loss,
     "huber": functional.huber_loss,
@@ -31,7 +28,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 class DQNConfig(Hyperparameters):
     """Hyper-parameters of DQN; steps are environment steps of the whole run."""
 
-    gamma: Probability = 0.99  # discount, in [0, 1]
+    gamma: Fraction = 0.99  # discount, in [0, 1]
     learning_rate: Positive = 2.3e-3  # of Adam, > 0
     rollout_steps: Count = 16  # T, steps per environment and cycle
     buffer_size: Count = 100_000  # N, transitions in the replay
@@ -40,9 +37,9 @@ class DQNConfig(Hyperparameters):
     updates: Count = 1  # updates per `train_every` steps
     train_every: Count = 2  # steps
     target_period: Count | None = 25  # C, updates between two copies into the target network
-    polyak: Annotated[float, Field(gt=0, le=1)] | None = None  # tau, instead of C: at every update
-    epsilon_start: Probability = 1.0  # share of random actions at the first step, in [0, 1]
-    epsilon_end: Probability = 0.04  # and from `epsilon_steps` on, in [0, 1]
+    polyak: Rate | None = None  # tau, instead of C: at every update
+    epsilon_start: Fraction = 1.0  # share of random actions at the first step, in [0, 1]
+    epsilon_end: Fraction = 0.04  # and from `epsilon_steps` on, in [0, 1]
     epsilon_steps: Count = 8_000  # steps of the linear decay between the two
     max_gradient_norm: Positive = 10.0  # clipped above it, > 0
     loss: Literal["squared", "huber"] = "squared"  # of the error; huber: linear above 1
@@ -50,8 +47,8 @@ class DQNConfig(Hyperparameters):
     duelling: bool = False  # Q = V + A - mean A
     n_step: Count = 1  # n, rewards before the bootstrapped value
     prioritised: bool = False  # draw rows by their last error
-    alpha: Probability = 0.6  # exponent of the priorities, in [0, 1]; 0: uniform
-    beta_start: Probability = 0.4  # exponent of the weights at the first step, in [0, 1]
+    alpha: Fraction = 0.6  # exponent of the priorities, in [0, 1]; 0: uniform
+    beta_start: Fraction = 0.4  # exponent of the weights at the first step, in [0, 1]
     beta_steps: Count = 50_000  # steps of its linear rise to 1
     priority_epsilon: Positive = 1e-3  # added to |error|, > 0
 
@@ -62,11 +59,7 @@ class DQNConfig(Hyperparameters):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.learning_starts > self.buffer_size:
-            raise ValueError(
-                f"learning_starts={self.learning_starts} is more than "
-                f"buffer_size={self.buffer_size} holds, so learning would never start"
-            )
+        check_learning_starts(self.learning_starts, self.buffer_size)
         if (self.target_period is None) == (self.polyak is None):
             raise ValueError("give one of target_period and polyak, and set the other to null")
         for key in ("alpha", "beta_start", "beta_steps", "priority_epsilon"):

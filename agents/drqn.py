@@ -10,35 +10,31 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from rlgen.agents.values import QNetwork, check_values, epsilon_greedy, follow, td_target
+from rlgen.agents.values import QNetwork, check_values, epsilon_greedy, td_target
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Fraction, Hyperparameters, Positive, Whole, check_learning_starts
 from rlgen.errors import ConfigError
-from rlgen.networks import clip_gradients, resume_state
+from rlgen.networks import clip_gradients, follow, resume_state
 from rlgen.replay import ReplayPlan
 from rlgen.schedules import linear
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class DRQNConfig(Hyperparameters):
     """Hyper-parameters of DRQN; steps are environment steps of the whole run."""
 
-    gamma: Probability = 0.99  # discount, in [0, 1]
+    gamma: Fraction = 0.99  # discount, in [0, 1]
     learning_rate: Positive = 1e-3  # of Adam, > 0
     rollout_steps: Count = 16  # T, steps per environment and cycle
     buffer_size: Count = 100_000  # N, transitions in the replay
     batch_size: Count = 32  # B, sequences per update
     sequence: Annotated[int, Field(ge=2)] = 16  # L, steps of a sequence, >= 2
-    burn_in: Annotated[int, Field(ge=0)] = 0  # steps of it without a loss, in [0, L)
+    burn_in: Whole = 0  # steps of it without a loss, in [0, L)
     learning_starts: Count = 1_000  # transitions in the replay before the first update
     updates: Count = 1  # updates per `train_every` steps
     train_every: Count = 4  # steps
     target_period: Count = 50  # C, updates between two copies into the target network
-    epsilon_start: Probability = 1.0  # share of random actions at the first step, in [0, 1]
-    epsilon_end: Probability = 0.04  # and from `epsilon_steps` on, in [0, 1]
+    epsilon_start: Fraction = 1.0  # share of random actions at the first step, in [0, 1]
+    epsilon_end: Fraction = 0.04  # and from `epsilon_steps` on, in [0, 1]
     epsilon_steps: Count = 8_000  # steps of the linear decay between the two
     max_gradient_norm: Positive = 10.0  # clipped above it, > 0
     double: bool = True  # the network that learns chooses a', the target values it
@@ -46,11 +42,7 @@ class DRQNConfig(Hyperparameters):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.learning_starts > self.buffer_size:
-            raise ValueError(
-                f"learning_starts={self.learning_starts} is more than "
-                f"buffer_size={self.buffer_size} holds, so learning would never start"
-            )
+        check_learning_starts(self.learning_starts, self.buffer_size)
         if self.burn_in >= self.sequence:
             raise ValueError(
                 f"burn_in={self.burn_in} leaves nothing of sequence={self.sequence} to learn from"

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from rlgen.agents.arms import add_pulls, averages, best_arms, check_arms, pulls, table_shape
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Fraction, Hyperparameters, Rate
 
 
 class EpsilonGreedyConfig(Hyperparameters):
     """Hyper-parameters of epsilon-greedy."""
 
-    epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of random arms, in [0, 1]
-    step_size: Annotated[float, Field(gt=0, le=1)] | None = None  # alpha; none: 1 / pulls
+    epsilon: Fraction = 0.1  # share of random arms, in [0, 1]
+    step_size: Rate | None = None  # alpha; none: 1 / pulls
     initial_value: float = 0.0  # Q of an arm at first; above every reward it is optimistic
-    rollout_steps: Annotated[int, Field(ge=1)] = 1  # T, pulls per bandit and cycle
+    rollout_steps: Count = 1  # T, pulls per bandit and cycle
 
 
 class EpsilonGreedy(Algorithm):

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlgen.agents.search import Count, Population, Positive, SearchPolicy, Trials
+from rlgen.agents.search import Population, SearchPolicy, Trials
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, Positive
 
 
 class EvolutionStrategiesConfig(Hyperparameters):

@@ -11,18 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from rlgen.agents.discriminator import Discriminator
-from rlgen.agents.policies import ActorCritic, check_policy, shuffled
+from rlgen.agents.policies import ActorCritic, check_policy, clipped_objective, shuffled
 from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.batch import to_tensors
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Fraction, Hyperparameters, NotNegative, Positive
 from rlgen.demonstrations import Demonstrations
 from rlgen.networks import clip_gradients
 from rlgen.returns import gae
-
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class GAILConfig(Hyperparameters):
@@ -134,11 +129,10 @@ class GAIL(Algorithm):
 
     def _imitate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of PPO on a minibatch ``(n, ...)``."""
-        net, c, advantage = self.network, self.config, batch["advantage"]
+        net, c = self.network, self.config
         outputs, value = net(batch)
         ratio = (net.head.log_prob(outputs, batch["action"]) - batch["log_prob"]).exp()
-        clipped = ratio.clamp(1.0 - c.clip_range, 1.0 + c.clip_range)
-        policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
+        policy_loss = -clipped_objective(ratio, batch["advantage"], c.clip_range).mean()
         value_loss = (batch["return"] - value).square().mean()
         entropy = net.head.entropy(outputs).mean()
         loss = policy_loss + c.value_coefficient * value_loss - c.entropy_coefficient * entropy

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from rlgen.agents.arms import add_pulls, check_arms, pulls, table_shape
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, Positive
 
 
 class GradientBanditConfig(Hyperparameters):
     """Hyper-parameters of the gradient bandit."""
 
-    step_size: Annotated[float, Field(gt=0)] = 0.1  # alpha, > 0
+    step_size: Positive = 0.1  # alpha, > 0
     baseline: bool = True  # subtract the mean reward so far
-    rollout_steps: Annotated[int, Field(ge=1)] = 1  # T, pulls per bandit and cycle
+    rollout_steps: Count = 1  # T, pulls per bandit and cycle
 
 
 class GradientBandit(Algorithm):

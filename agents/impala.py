@@ -5,26 +5,21 @@ from __future__ import annotations
 from typing import Annotated, Self
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from rlgen.agents.policies import ActorCritic, check_policy, masked_mean
+from rlgen.agents.policies import ActorCritic, check_policy, make_rmsprop, masked_mean
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Fraction, Hyperparameters, NotNegative, Positive
 from rlgen.networks import clip_gradients
 from rlgen.returns import vtrace
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class IMPALAConfig(Hyperparameters):
     """Hyper-parameters of IMPALA."""
 
     gamma: Fraction = 0.99  # discount, in [0, 1]
-    rollout_steps: Annotated[int, Field(ge=1)] = 20  # n, steps per environment and batch
+    rollout_steps: Count = 20  # n, steps per environment and batch
     rho_clip: Positive = 1.0  # most that one step's ratio weighs (rho bar), > 0
     c_clip: Positive = 1.0  # most that a ratio carries back (c bar), > 0, <= rho_clip
     learning_rate: Positive = 3e-3  # of RMSprop, > 0
@@ -73,13 +68,7 @@ class IMPALA(Algorithm):
     def __init__(self, config: IMPALAConfig, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)
         self.network = ActorCritic(problem)
-        self.optimizer = torch.optim.RMSprop(
-            self.network.parameters(),
-            lr=config.learning_rate,
-            alpha=config.rmsprop_decay,
-            eps=config.rmsprop_epsilon,
-            foreach=True,
-        )
+        self.optimizer = make_rmsprop(self.network, config)
 
     def act(self, observation: Tensor, greedy: bool) -> dict[str, Tensor]:
         """Actions drawn from the policy, with their log-probability; its mode when greedy."""

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import cast
 
 import numpy as np
 import scipy.sparse
-from pydantic import Field
 from scipy.sparse.linalg import spsolve
 
 from rlgen.agents import planning
 from rlgen.algorithm import Algorithm, Metrics, Model, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Hyperparameters, NotNegative, Positive, Share
 from rlgen.demonstrations import Demonstrations
 
 
 class MaxEntIRLConfig(Hyperparameters):
     """Hyper-parameters of maximum-entropy inverse reinforcement learning."""
 
-    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.9  # discount, in (0, 1)
-    learning_rate: Annotated[float, Field(gt=0)] = 0.2  # of the gradient ascent on r, > 0
-    regularization: Annotated[float, Field(ge=0)] = 0.0  # l: - l / 2 |r|^2 in the objective, >= 0
-    tolerance: Annotated[float, Field(gt=0)] = 0.01  # ends the run: largest entry of the gradient
-    planning_tolerance: Annotated[float, Field(gt=0)] = 1e-4  # largest error of the soft values
+    gamma: Share = 0.9  # discount, in (0, 1)
+    learning_rate: Positive = 0.2  # of the gradient ascent on r, > 0
+    regularization: NotNegative = 0.0  # l: - l / 2 |r|^2 in the objective, >= 0
+    tolerance: Positive = 0.01  # ends the run: largest entry of the gradient
+    planning_tolerance: Positive = 1e-4  # largest error of the soft values
 
 
 class MaxEntIRL(Algorithm):

@@ -8,14 +8,15 @@ import numpy as np
 
 from rlgen.agents import tabular
 from rlgen.algorithm import Algorithm, Metrics, Problem
+from rlgen.config import Fraction, Rate
 from rlgen.schedules import power_law
 
 
 class MonteCarloConfig(tabular.ControlConfig):
     """Hyper-parameters of Monte Carlo control, beside those of every tabular one."""
 
-    learning_rate: tabular.Rate = 1.0  # alpha, in (0, 1]
-    learning_rate_power: tabular.Probability = 1.0  # omega; with alpha 1, Q is the mean return
+    learning_rate: Rate = 1.0  # alpha, in (0, 1]
+    learning_rate_power: Fraction = 1.0  # omega; with alpha 1, Q is the mean return
     visits: Literal["first", "every"] = "first"  # which of a pair's visits in an episode count
     exploring_starts: bool = False  # the first action of every episode is any, alike
 

@@ -9,12 +9,13 @@ from pydantic import model_validator
 
 from rlgen.agents import tabular
 from rlgen.algorithm import Algorithm, Metrics, Problem
+from rlgen.config import Rate
 
 
 class OffPolicyMonteCarloConfig(tabular.ExplorationConfig):
     """Hyper-parameters of off-policy Monte Carlo, those of every epsilon-greedy behaviour."""
 
-    epsilon: tabular.Rate = 0.5  # share of random actions of the behaviour (at first), in (0, 1]
+    epsilon: Rate = 0.5  # share of random actions of the behaviour (at first), in (0, 1]
 
     @model_validator(mode="after")
     def _covers(self) -> Self:
@@ -98,9 +99,10 @@ class OffPolicyMonteCarlo(Algorithm):
         names = ("action", "reward", "terminated", "probability")
         action, reward, terminated, probability = (batch[name].tolist() for name in names)
         firsts = np.flatnonzero(batch["start"]).tolist()
+        ends = [*firsts, len(source)][1:]
         q, total = self.table[0, states].tolist(), self.weights[states].tolist()
         learned, error = 0, 0.0
-        for first, end in zip(firsts, [*firsts[1:], len(source)], strict=True):
+        for first, end in zip(firsts, ends, strict=True):
             return_ = 0.0 if terminated[end - 1] else max(q[successor[end - 1]])
             weight = 1.0
             for t in reversed(range(first, end)):

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
-from pydantic import Field
 
 from rlgen.agents import planning
 from rlgen.agents.hallways import OptionTable, find_rooms, hallway_options, primitive_options
 from rlgen.algorithm import Algorithm, Metrics, Model, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Fraction, Hyperparameters, Rate
 from rlgen.errors import ConfigError
 
 
 class OptionsConfig(Hyperparameters):
     """Hyper-parameters of SMDP Q-learning."""
 
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.9  # discount per step, in [0, 1]
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.125  # alpha, in (0, 1]
-    epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of random options, in [0, 1]
+    gamma: Fraction = 0.9  # discount per step, in [0, 1]
+    learning_rate: Rate = 0.125  # alpha, in (0, 1]
+    epsilon: Fraction = 0.1  # share of random options, in [0, 1]
     options: Literal["both", "hallways", "primitive"] = "both"  # what can be chosen
-    rollout_steps: Annotated[int, Field(ge=1)] = 16  # T, steps per environment and cycle
+    rollout_steps: Count = 16  # T, steps per environment and cycle
 
 
 class Options(Algorithm):
@@ -57,7 +56,8 @@ class Options(Algorithm):
     def check(cls, problem: Problem) -> None:
         """Refuse an environment without a model, or without hallways in it."""
         planning.check_model("options", problem)
-        if not len(find_rooms(cast(Model, problem.model))[0]):
+        hallways, rooms = find_rooms(cast(Model, problem.model))
+        if not len(hallways) or (rooms < 0).all():
             raise ConfigError(
                 "env.id: options found no hallways in the model, states that alone join two rooms; "
                 "use an environment with rooms, such as rlgen/FourRooms-v0, or q-learning"

@@ -6,6 +6,7 @@ No algorithm of its own: `ActorCritic` is the network of REINFORCE, A2C, A3C, PP
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,14 @@ class ActorCritic(nn.Module):
         inputs = self.memory.size if self.memory else self.encoder.size
         self.policy = make_mlp(network, inputs, self.head.size, last_gain=0.01)
         self.value = make_mlp(network, inputs, 1)
+
+    def parameter_groups(self, rate: float, value_rate: float) -> list[dict[str, Any]]:
+        """For an optimiser: the policy with its encoder at one learning rate, the value at its."""
+        actor = [*self.encoder.parameters(), *self.head.parameters(), *self.policy.parameters()]
+        return [
+            {"params": actor, "lr": rate},
+            {"params": list(self.value.parameters()), "lr": value_rate},
+        ]
 
     def act(self, observation: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
         """Actions ``(B, ...)``, drawn or the mode, and the policy's outputs ``(B, size)``."""
@@ -112,6 +121,17 @@ def check_policy(problem: Problem) -> None:
     make_encoder(problem)
 
 
+def make_rmsprop(network: nn.Module, config: Any) -> torch.optim.RMSprop:
+    """RMSprop of ``learning_rate``, ``rmsprop_decay`` and ``rmsprop_epsilon``."""
+    return torch.optim.RMSprop(
+        network.parameters(),
+        lr=config.learning_rate,
+        alpha=config.rmsprop_decay,
+        eps=config.rmsprop_epsilon,
+        foreach=True,
+    )
+
+
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     """The mean of the values where ``valid``; 0 where that is nowhere."""
     return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
@@ -121,6 +141,12 @@ def normalized(values: Tensor, valid: Tensor) -> Tensor:
     """The values to mean 0 and deviation 1 of those where ``valid``."""
     above = values - masked_mean(values, valid)
     return above / (masked_mean(above.square(), valid).sqrt() + 1e-8)
+
+
+def clipped_objective(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """L = min(ratio A, clip(ratio, 1 - eps, 1 + eps) A) of each row (Schulman 2017, eq 7)."""
+    clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
+    return torch.minimum(ratio * advantage, clipped * advantage)
 
 
 def shuffled(columns: Columns, parts: int, axis: int = 0) -> Iterator[Columns]:

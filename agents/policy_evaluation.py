@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from rlgen.agents import planning
 from rlgen.algorithm import Algorithm, Metrics, Model, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Fraction, Hyperparameters, Positive, Rate
 from rlgen.errors import ConfigError
 
 
 class PolicyEvaluationConfig(Hyperparameters):
     """Hyper-parameters of policy evaluation."""
 
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.99  # discount, in (0, 1]
-    tolerance: Annotated[float, Field(gt=0)] = 1e-10  # largest error of V, in units of the reward
+    gamma: Rate = 0.99  # discount, in (0, 1]
+    tolerance: Positive = 1e-10  # largest error of V, in units of the reward
     policy: Literal["uniform"] | list[int] = "uniform"  # or the action of every state, in order
-    epsilon: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of random actions, in [0, 1]
+    epsilon: Fraction = 0.0  # share of random actions, in [0, 1]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import scipy.sparse.linalg
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from rlgen.agents import planning
 from rlgen.algorithm import Algorithm, Metrics, Model, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Hyperparameters, Positive, Rate, Whole
 
 
 class PolicyIterationConfig(Hyperparameters):
     """Hyper-parameters of policy iteration."""
 
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.99  # discount, in (0, 1]
+    gamma: Rate = 0.99  # discount, in (0, 1]
     evaluation: Literal["exact", "iterative", "modified"] = "exact"  # solve, to the end, m sweeps
-    sweeps: Annotated[int, Field(ge=0)] | None = None  # m, of modified and nothing else
-    tolerance: Annotated[float, Field(gt=0)] = 1e-10  # largest error of V, in units of the reward
+    sweeps: Whole | None = None  # m, of modified and nothing else
+    tolerance: Positive = 1e-10  # largest error of V, in units of the reward
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

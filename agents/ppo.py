@@ -9,18 +9,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlgen.agents.policies import FORGOTTEN, ActorCritic, check_policy, normalized, shuffled
+from rlgen.agents.policies import (
+    FORGOTTEN,
+    ActorCritic,
+    check_policy,
+    clipped_objective,
+    normalized,
+    shuffled,
+)
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Fraction, Hyperparameters, NotNegative, Positive, Whole
 from rlgen.networks import clip_gradients
 from rlgen.returns import gae
 from rlgen.schedules import linear
-
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-
 
 COLUMNS = ("observation", "action", "log_prob", "advantage", "return")
 
@@ -35,18 +36,12 @@ class PPOConfig(Hyperparameters):
     minibatch_size: Count = 256  # transitions per step of Adam
     clip_range: Positive = 0.2  # the ratio counts within 1 +- this, > 0
     learning_rate: Positive = 1e-3  # of Adam, > 0
-    annealing_steps: Annotated[int, Field(ge=0)] = 0  # env steps till the rate is 0; 0: it stays
+    annealing_steps: Whole = 0  # env steps till the rate is 0; 0: it stays
     normalize_advantage: bool = True  # to mean 0 and deviation 1 over the rollout
     value_coefficient: NotNegative = 0.5  # c_v, >= 0
     entropy_coefficient: NotNegative = 0.0  # c_e, >= 0
     max_gradient_norm: Positive = 0.5  # clipped above it, > 0
     max_gradient_value: Positive | None = None  # each component is clipped to +- this before, > 0
-
-
-def clipped_objective(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
-    """L = min(ratio A, clip(ratio, 1 - eps, 1 + eps) A) of each row (eq 7 of the paper)."""
-    clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
-    return torch.minimum(ratio * advantage, clipped * advantage)
 
 
 class PPO(Algorithm):

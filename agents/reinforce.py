@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from rlgen.agents.policies import ActorCritic, check_policy
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Fraction, Hyperparameters, Positive
 from rlgen.networks import clip_gradients
 from rlgen.returns import n_step_returns
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 
 class REINFORCEConfig(Hyperparameters):
     """Hyper-parameters of REINFORCE."""
 
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.99  # discount, in [0, 1]
+    gamma: Fraction = 0.99  # discount, in [0, 1]
     discount_weighting: bool = True  # weigh step t by gamma^t, as the exact gradient does
     baseline: bool = False  # subtract V(s_t) from G_t
     episodes: Count = 8  # N, complete episodes per update, at least
@@ -70,13 +64,9 @@ class REINFORCE(Algorithm):
 
     def __init__(self, config: REINFORCEConfig, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)
-        self.network = net = ActorCritic(problem)
-        critic = list(net.value.parameters())
-        actor = [*net.encoder.parameters(), *net.head.parameters(), *net.policy.parameters()]
-        groups = [
-            {"params": actor, "lr": config.learning_rate},
-            {"params": critic, "lr": config.value_learning_rate},
-        ]
+        self.network = ActorCritic(problem)
+        rate, value_rate = config.learning_rate, config.value_learning_rate
+        groups = self.network.parameter_groups(rate, value_rate)
         self.optimizer = torch.optim.Adam(groups, fused=True)
         self.running: dict[str, Tensor] = {}
         self.held: dict[str, Tensor] = {}
@@ -92,7 +82,10 @@ class REINFORCE(Algorithm):
         Columns "observation", "action", "return" G_t, and "time" t within the episode.
         """
         if self.running:
-            batch = {name: torch.cat([self.running[name], batch[name]]) for name in self.running}
+            # An episode that was begun anew before it had ended (a resumed run) is lost.
+            going = self.running["valid"] & ~batch["start"][0]
+            running = self.running | {"valid": going}
+            batch = {name: torch.cat([running[name], batch[name]]) for name in running}
         ended = batch["terminated"] | batch["truncated"]
         complete = ended.flip(0).cummax(0).values.flip(0)  # an end is at this row or below it
         zero = torch.zeros_like(batch["reward"])

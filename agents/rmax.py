@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import scipy.sparse
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from rlgen.agents import planning, tabular
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, Positive, Share
 from rlgen.errors import ConfigError
 
 
 class RMaxConfig(Hyperparameters):
     """Hyper-parameters of model learning."""
 
-    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.99  # discount, in (0, 1)
+    gamma: Share = 0.99  # discount, in (0, 1)
     exploration: Literal["optimistic", "random"] = "optimistic"  # R-max, or the book's
     r_max: float | None = None  # of optimistic: no reward is larger
-    known_after: Annotated[int, Field(ge=1)] = 10  # m, visits of a state and action
-    tolerance: Annotated[float, Field(gt=0)] = 1e-6  # of the plan, in units of the reward
-    rollout_steps: Annotated[int, Field(ge=1)] = 16  # T, steps per environment and cycle
+    known_after: Count = 10  # m, visits of a state and action
+    tolerance: Positive = 1e-6  # of the plan, in units of the reward
+    rollout_steps: Count = 16  # T, steps per environment and cycle
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

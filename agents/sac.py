@@ -11,16 +11,14 @@ from torch import Tensor, nn
 
 from rlgen.agents.continuous import (
     Critics,
-    NotNegative,
-    Positive,
     ReplayHyperparameters,
     check_bounded_actions,
     descend,
-    follow,
     td_target,
 )
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.networks import SquashedGaussian, make_encoder, make_mlp
+from rlgen.config import NotNegative, Positive
+from rlgen.networks import SquashedGaussian, follow, make_encoder, make_mlp
 
 
 class SACConfig(ReplayHyperparameters):

@@ -8,6 +8,7 @@ import numpy as np
 
 from rlgen.agents import tabular
 from rlgen.algorithm import Algorithm, Metrics, Problem
+from rlgen.config import Count
 from rlgen.returns import n_step_rows
 from rlgen.schedules import power_law
 
@@ -15,7 +16,7 @@ from rlgen.schedules import power_law
 class SARSAConfig(tabular.ControlConfig):
     """Hyper-parameters of SARSA, beside those of every tabular control algorithm."""
 
-    steps: tabular.Count = 1  # n, rewards before the bootstrap
+    steps: Count = 1  # n, rewards before the bootstrap
     expected: bool = False  # bootstrap from the policy's mean over a' instead of the a' taken
 
 

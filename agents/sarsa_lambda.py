@@ -8,6 +8,7 @@ import numpy as np
 
 from rlgen.agents import tabular
 from rlgen.algorithm import Algorithm, Metrics, Problem
+from rlgen.config import Fraction
 from rlgen.schedules import power_law
 
 LARGEST_TABLE = 10**5  # entries: each step of each environment touches all of them
@@ -16,7 +17,7 @@ LARGEST_TABLE = 10**5  # entries: each step of each environment touches all of t
 class SARSALambdaConfig(tabular.ControlConfig):
     """Hyper-parameters of SARSA(lambda), beside those of every tabular control algorithm."""
 
-    trace_decay: tabular.Probability = 0.9  # lambda, in [0, 1]; 0 is SARSA
+    trace_decay: Fraction = 0.9  # lambda, in [0, 1]; 0 is SARSA
     traces: Literal["accumulating", "replacing"] = "replacing"  # at a visit: e + 1, or 1
 
 
@@ -128,4 +129,4 @@ class SARSALambda(Algorithm):
 if __name__ == "__main__":
     import rlgen
 
-    rlgen.train("sarsa-lambda-cliff")
+    rlgen.train("sarsa-lambda-windy")

@@ -8,20 +8,15 @@ candidate of its own, all in one batched forward.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.utils import parameters_to_vector
 
 from rlgen.algorithm import Problem
 from rlgen.networks import make_encoder, make_mlp, policy_head
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 OPEN, COMPLETE, LOST = 0, 1, 2
 

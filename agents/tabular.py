@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import gymnasium as gym
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from rlgen.algorithm import Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Fraction, Hyperparameters, Rate
 from rlgen.errors import ConfigError
 from rlgen.schedules import glie, linear
 
 LARGEST_TABLE = 10**8  # entries, 0.8 GB
-Count = Annotated[int, Field(ge=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class ExplorationConfig(Hyperparameters):
     """Hyper-parameters of every epsilon-greedy control; steps are those of the whole run."""
 
-    gamma: Probability = 0.99  # discount, in [0, 1]
-    epsilon: Probability = 0.1  # share of random actions (at first), in [0, 1]
+    gamma: Fraction = 0.99  # discount, in [0, 1]
+    epsilon: Fraction = 0.1  # share of random actions (at first), in [0, 1]
     epsilon_schedule: Literal["constant", "linear", "glie"] = "constant"  # glie: falls with N(s)
-    epsilon_end: Probability | None = None  # of linear: the share from `epsilon_steps` on
+    epsilon_end: Fraction | None = None  # of linear: the share from `epsilon_steps` on
     epsilon_steps: Count | None = None  # of linear: environment steps
     epsilon_visits: Count | None = None  # of glie: the N(s) that halves epsilon
     rollout_steps: Count = 16  # T, steps per environment and cycle
@@ -53,7 +50,7 @@ class ControlConfig(ExplorationConfig):
     """The same, and the step size."""
 
     learning_rate: Rate = 0.1  # alpha, in (0, 1]
-    learning_rate_power: Probability = 0.0  # omega: steps are alpha / N(s, a)^omega; 0: constant
+    learning_rate_power: Fraction = 0.0  # omega: steps are alpha / N(s, a)^omega; 0: constant
 
     @property
     def counts(self) -> bool:

@@ -9,18 +9,16 @@ import torch
 from torch import Tensor
 
 from rlgen.agents.continuous import (
-    Count,
     Critics,
     DeterministicPolicy,
-    NotNegative,
-    Positive,
     ReplayHyperparameters,
     check_bounded_actions,
     descend,
-    follow,
     td_target,
 )
 from rlgen.algorithm import Algorithm, Metrics, Problem
+from rlgen.config import Count, NotNegative, Positive
+from rlgen.networks import follow
 
 
 class TD3Config(ReplayHyperparameters):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from pydantic import Field
 
 from rlgen.agents import tabular
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Fraction, Hyperparameters, Rate, Whole
 from rlgen.errors import ConfigError
 from rlgen.schedules import power_law
 
@@ -20,14 +19,14 @@ LARGEST_TABLE = 10**5  # entries of V with actions: each step touches a whole V
 class TDLambdaConfig(Hyperparameters):
     """Hyper-parameters of TD(lambda)."""
 
-    policy: Literal["random"] | list[Annotated[int, Field(ge=0)]] = "random"  # or S actions
-    gamma: tabular.Probability = 1.0  # discount, in [0, 1]
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05  # alpha, in (0, 1]
-    learning_rate_power: tabular.Probability = 0.0  # omega: steps are alpha / N(s)^omega
-    trace_decay: tabular.Probability = 0.0  # lambda, in [0, 1]
+    policy: Literal["random"] | list[Whole] = "random"  # or S actions
+    gamma: Fraction = 1.0  # discount, in [0, 1]
+    learning_rate: Rate = 0.05  # alpha, in (0, 1]
+    learning_rate_power: Fraction = 0.0  # omega: steps are alpha / N(s)^omega
+    trace_decay: Fraction = 0.0  # lambda, in [0, 1]
     traces: Literal["accumulating", "replacing"] = "accumulating"  # at a visit: e + 1, or 1
     initial_value: float = 0.0  # V at first
-    rollout_steps: tabular.Count = 16  # T, steps per environment and cycle
+    rollout_steps: Count = 16  # T, steps per environment and cycle
 
 
 class TDLambda(Algorithm):

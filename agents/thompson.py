@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from rlgen.agents.arms import add_pulls, best_arms, check_arms, pulls, table_shape
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, Positive
 from rlgen.errors import ConfigError
 
-Above0 = Annotated[float, Field(gt=0)]
 OF_REWARDS = {
     "bernoulli": ("prior_successes", "prior_failures"),
     "gaussian": ("prior_mean", "prior_std", "reward_std"),
@@ -23,12 +22,12 @@ class ThompsonConfig(Hyperparameters):
     """Hyper-parameters of Thompson sampling; the prior's are those of its kind of rewards."""
 
     rewards: Literal["bernoulli", "gaussian"] = "bernoulli"  # 0 or 1, or of known deviation
-    prior_successes: Above0 = 1.0  # of the Beta prior of an arm; 1 and 1 is uniform
-    prior_failures: Above0 = 1.0  # > 0
+    prior_successes: Positive = 1.0  # of the Beta prior of an arm; 1 and 1 is uniform
+    prior_failures: Positive = 1.0  # > 0
     prior_mean: float = 0.0  # of the Gaussian prior of an arm
-    prior_std: Above0 = 1.0  # > 0
-    reward_std: Above0 = 1.0  # of a reward around the arm's mean, > 0
-    rollout_steps: Annotated[int, Field(ge=1)] = 1  # T, pulls per bandit and cycle
+    prior_std: Positive = 1.0  # > 0
+    reward_std: Positive = 1.0  # of a reward around the arm's mean, > 0
+    rollout_steps: Count = 1  # T, pulls per bandit and cycle
 
     @model_validator(mode="after")
     def _one_prior(self) -> Self:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from rlgen.agents.arms import add_pulls, averages, best_arms, check_arms, table_shape
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, NotNegative
 
 
 class UCB1Config(Hyperparameters):
     """Hyper-parameters of UCB1."""
 
-    exploration: Annotated[float, Field(ge=0)] = math.sqrt(2)  # c; sqrt 2 for rewards in [0, 1]
-    rollout_steps: Annotated[int, Field(ge=1)] = 1  # T, pulls per bandit and cycle
+    exploration: NotNegative = math.sqrt(2)  # c; sqrt 2 for rewards in [0, 1]
+    rollout_steps: Count = 1  # T, pulls per bandit and cycle
 
 
 class UCB1(Algorithm):

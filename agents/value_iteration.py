@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
-from pydantic import Field
 
 from rlgen.agents import planning
 from rlgen.agents.gauss_seidel import GaussSeidel
 from rlgen.algorithm import Algorithm, Metrics, Model, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Hyperparameters, Positive, Rate
 
 
 class ValueIterationConfig(Hyperparameters):
     """Hyper-parameters of value iteration."""
 
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.99  # discount, in (0, 1]
-    tolerance: Annotated[float, Field(gt=0)] = 1e-10  # largest error of V, in units of the reward
+    gamma: Rate = 0.99  # discount, in (0, 1]
+    tolerance: Positive = 1e-10  # largest error of V, in units of the reward
     order: Literal["jacobi", "gauss_seidel"] = "jacobi"  # states all at once, or one after another
 
 

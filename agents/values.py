@@ -83,15 +83,6 @@ def epsilon_greedy(values: Tensor, epsilon: float) -> Tensor:
     return torch.where(torch.rand(len(action)) < epsilon, anywhere, action)
 
 
-def follow(target: nn.Module, network: nn.Module, share: float) -> None:
-    """Move each parameter of ``target`` by ``share`` of the way to ``network``'s; 1 copies."""
-    with torch.no_grad():
-        for old, new in zip(target.parameters(), network.parameters(), strict=True):
-            old.lerp_(new, share)
-        for kept, buffer in zip(target.buffers(), network.buffers(), strict=True):
-            kept.copy_(buffer)
-
-
 def check_values(problem: Problem, name: str) -> None:
     """Refuse actions over which Q has no maximum, and observations that have no encoder.
 
@@ -100,6 +91,6 @@ def check_values(problem: Problem, name: str) -> None:
     """
     if not isinstance(problem.action_space, gym.spaces.Discrete):
         raise ConfigError(
-            f"env.id: {name} needs a Discrete action space, not {problem.action_space}; use a3c"
+            f"env.id: {name} needs a Discrete action space, not {problem.action_space}; use ppo"
         )
     make_encoder(problem)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, NotNegative, Positive
 from rlgen.errors import ConfigError
 from rlgen.generative.boltzmann import (
     BoltzmannMachine,
@@ -43,13 +43,13 @@ class RBM(Algorithm):
     class Config(Hyperparameters):
         """Hyper-parameters of `RBM`."""
 
-        hidden: Annotated[int, Field(ge=1)] = 256  # hidden units
-        k: Annotated[int, Field(ge=1)] = 1  # Gibbs steps of the negative phase
-        learning_rate: Annotated[float, Field(gt=0)] = 0.05
+        hidden: Count = 256  # hidden units
+        k: Count = 1  # Gibbs steps of the negative phase
+        learning_rate: Positive = 0.05
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-        weight_decay: Annotated[float, Field(ge=0)] = 1e-4  # of W
-        batch_size: Annotated[int, Field(ge=1)] = 100  # rows of a minibatch, over all workers
-        sample_steps: Annotated[int, Field(ge=1)] = 1000  # Gibbs steps of a sample
+        weight_decay: NotNegative = 1e-4  # of W
+        batch_size: Count = 100  # rows of a minibatch, over all workers
+        sample_steps: Count = 1000  # Gibbs steps of a sample
 
     source = "data"
     batch_axis = 0

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters, NetworkConfig
+from rlgen.config import Count, Hyperparameters, NetworkConfig, Positive
 from rlgen.errors import ConfigError
 from rlgen.networks import make_mlp
 
@@ -65,11 +64,11 @@ class VAE(Algorithm):
     class Config(Hyperparameters):
         """Hyper-parameters; the hidden layers are ``network.hidden``."""
 
-        latent: Annotated[int, Field(ge=1)] = 20  # size of z
+        latent: Count = 20  # size of z
         decoder: Literal["bernoulli", "gaussian"] = "bernoulli"
-        learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # Adam's
-        batch_size: Annotated[int, Field(ge=1)] = 128  # rows of a minibatch, over all workers
-        samples: Annotated[int, Field(ge=1)] = 1  # M, draws of z for each row
+        learning_rate: Positive = 1e-3  # Adam's
+        batch_size: Count = 128  # rows of a minibatch, over all workers
+        samples: Count = 1  # M, draws of z for each row
 
     source = "data"
     batch_axis = 0

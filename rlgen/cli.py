@@ -85,7 +85,8 @@ def replying(as_json: bool, debug: bool) -> Iterator[dict[str, Any]]:
     except typer.Exit as exit_:
         status = exit_.exit_code
     except RlgenError as error:
-        status = _fail(answer, str(error), USER_ERROR, debug)
+        # On one line: a space with many bounds prints itself on several.
+        status = _fail(answer, " ".join(str(error).split()), USER_ERROR, debug)
     except KeyboardInterrupt as stop:
         status = _fail(answer, str(stop) or "stopped", INTERRUPTED, debug)
     except BrokenPipeError:

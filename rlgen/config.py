@@ -9,6 +9,7 @@ default, so that the resolved configuration that a run stores leaves nothing imp
 from __future__ import annotations
 
 import importlib.resources
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,8 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rlgen import registry
 from rlgen.errors import ConfigError, did_you_mean
 
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+# What the values of settings may be.
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -33,16 +40,29 @@ class Hyperparameters(Section):
     """Base of every algorithm's own hyper-parameters: one typed field each."""
 
 
+def check_learning_starts(learning_starts: int, buffer_size: int) -> None:
+    """Refuse a replay that never holds what learning waits for.
+
+    Raises:
+        ValueError: names both hyper-parameters.
+    """
+    if learning_starts > buffer_size:
+        raise ValueError(
+            f"learning_starts={learning_starts} is more than buffer_size={buffer_size} holds, so "
+            "learning would never start"
+        )
+
+
 class EnvConfig(Section):
     """The environment that the workers step."""
 
     id: str = Field(description="a Gymnasium id, also as 'package:Env-v0'")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="passed to the environment")
-    num_envs: Positive = Field(8, description="environments per rollout worker")
-    observed: list[Annotated[int, Field(ge=0)]] | None = Field(
+    num_envs: Count = Field(8, description="environments per rollout worker")
+    observed: list[Whole] | None = Field(
         None, description="components of the observation that are seen; none given: all"
     )
-    frame_stack: Positive = Field(1, description="latest observations joined into one")
+    frame_stack: Count = Field(1, description="latest observations joined into one")
     normalize_observation: bool = Field(False, description="by running mean and deviation")
 
 
@@ -54,9 +74,9 @@ class DataConfig(Section):
     )
     root: Path | None = Field(None, description="folder of the IDX data sets; else RLGEN_DATA")
     binarize: bool = Field(False, description="pixels above one half become 1, the others 0")
-    size: Positive = Field(10_000, description="rows drawn of a synthetic density")
-    validation: Fraction = Field(0.1, description="share of the training rows held out")
-    test: Fraction = Field(0.1, description="share held out where there is no test set of its own")
+    size: Count = Field(10_000, description="rows drawn of a synthetic density")
+    validation: Share = Field(0.1, description="share of the training rows held out")
+    test: Share = Field(0.1, description="share held out where there is no test set of its own")
 
     @model_validator(mode="before")
     @classmethod
@@ -73,7 +93,7 @@ class DemonstrationsConfig(Section):
     path: str = Field(
         description="FILE.npz of 'rlgen record', minari:NAME, or a recording of rlgen's own"
     )
-    episodes: Positive | None = Field(None, description="the first so many; none given: all")
+    episodes: Count | None = Field(None, description="the first so many; none given: all")
 
     @model_validator(mode="before")
     @classmethod
@@ -94,7 +114,7 @@ def _is_path(key: str, value: str | Path) -> bool:
 class NetworkConfig(Section):
     """A network: torso, memory where there is one, hidden layers."""
 
-    hidden: list[Positive] = Field(default_factory=lambda: [64, 64], description="layer widths")
+    hidden: list[Count] = Field(default_factory=lambda: [64, 64], description="layer widths")
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu", "sigmoid"] = "tanh"
     layer_norm: bool = Field(False, description="before the activation of every hidden layer")
     initialization: Literal["orthogonal", "xavier"] = "orthogonal"
@@ -104,7 +124,7 @@ class NetworkConfig(Section):
     memory: Literal["none", "gru", "lstm"] = Field(
         "none", description="of the episode so far, between torso and hidden layers"
     )
-    memory_size: Positive = Field(64, description="units of the memory")
+    memory_size: Count = Field(64, description="units of the memory")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -117,23 +137,19 @@ class SchedulerConfig(Section):
     """How many of what run where."""
 
     backend: Literal["inline", "ray"] = "inline"
-    workers: Positive = Field(1, description="rollout, data or model workers")
+    workers: Count = Field(1, description="rollout, data or model workers")
     mode: Literal["sync", "async"] = "sync"
     address: str = Field("local", description="'local', 'auto' or host:port of a Ray cluster")
-    max_lag: Positive | None = Field(
-        None, description="async: older batches are dropped (versions)"
-    )
-    worker_threads: Positive = 1
-    learner_threads: Positive = 1
-    worker_cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="logical CPUs per worker")
-    learner_cpus: Annotated[float, Field(gt=0)] = 1.0
+    max_lag: Count | None = Field(None, description="async: older batches are dropped (versions)")
+    worker_threads: Count = 1
+    learner_threads: Count = 1
+    worker_cpus: Positive = Field(1.0, description="logical CPUs per worker")
+    learner_cpus: Positive = 1.0
     learner_gpus: Annotated[int, Field(ge=0, le=1)] = 0
-    timeout_s: Annotated[float, Field(gt=0)] = Field(
+    timeout_s: Positive = Field(
         300.0, description="a worker that is silent for longer counts as dead (seconds)"
     )
-    max_restarts: Annotated[int, Field(ge=0)] = Field(
-        3, description="dead workers replaced before the run ends"
-    )
+    max_restarts: Whole = Field(3, description="dead workers replaced before the run ends")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -147,26 +163,26 @@ class SchedulerConfig(Section):
 class StopConfig(Section):
     """The run ends at the first of these that holds."""
 
-    env_steps: Positive | None = None
-    updates: Positive | None = None
-    epochs: Positive | None = None
-    seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="wall clock")
+    env_steps: Count | None = None
+    updates: Count | None = None
+    epochs: Count | None = None
+    seconds: Positive | None = Field(None, description="wall clock")
     target: float | None = Field(None, description="mean score of an evaluation")
-    target_evaluations: Positive = Field(1, description="evaluations in a row that must reach it")
+    target_evaluations: Count = Field(1, description="evaluations in a row that must reach it")
 
 
 class EvaluationConfig(Section):
     """Greedy episodes, or held-out data. ``every`` counts the run's clock (see `Experiment`)."""
 
-    every: Annotated[int, Field(ge=0)] = Field(0, description="clock ticks; 0: only at the end")
-    episodes: Positive = 20
-    max_steps: Positive = Field(10_000, description="an episode is cut after so many steps")
+    every: Whole = Field(0, description="clock ticks; 0: only at the end")
+    episodes: Count = 20
+    max_steps: Count = Field(10_000, description="an episode is cut after so many steps")
 
 
 class CheckpointConfig(Section):
     """``every`` counts the run's clock; a checkpoint is always written at the end."""
 
-    every: Annotated[int, Field(ge=0)] = Field(0, description="clock ticks; 0: only at the end")
+    every: Whole = Field(0, description="clock ticks; 0: only at the end")
     keep: Annotated[int, Field(ge=2)] = Field(2, description="latest ones kept")
     replay: bool = Field(True, description="with the replay (a resumed run needs it to be equal)")
 
@@ -174,7 +190,7 @@ class CheckpointConfig(Section):
 class TrackingConfig(Section):
     """``metrics.jsonl`` is always written; Weights & Biases when asked."""
 
-    every_s: Annotated[float, Field(ge=0)] = Field(0.2, description="least time between records")
+    every_s: NotNegative = Field(0.2, description="least time between records")
     wandb: Literal["off", "offline", "online"] = "off"
     project: str = "rlgen"
 
@@ -413,8 +429,13 @@ def _validate(model: type[BaseModel], plain: Any, prefix: str) -> Any:
     except ValidationError as error:
         # An unknown key often explains the missing one beside it: say that first.
         details = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        detail = details[0]
-        location = [str(part) for part in detail["loc"]]
+        # Where a value may be of several kinds, there is an error for each, whose location has the
+        # kind in it ("literal['uniform']"): the kinds that the value got furthest in explain it.
+        whole = _before_kind(details[0]["loc"])
+        same = [d for d in details if _before_kind(d["loc"]) == whole]
+        furthest = max(len(d["loc"]) for d in same)
+        detail, *others = [d for d in same if len(d["loc"]) == furthest]
+        location = [str(part) for part in detail["loc"] if "[" not in str(part)]
         key = ".".join([prefix, *location] if prefix else location) or prefix
         if detail["type"] == "extra_forbidden":
             fields = _fields_at(model, location[:-1])
@@ -422,9 +443,16 @@ def _validate(model: type[BaseModel], plain: Any, prefix: str) -> Any:
         if detail["type"] == "missing":
             raise ConfigError(f"{key}: missing") from None
         message = detail["msg"].removeprefix("Value error, ")
+        if len(location) == len(whole):
+            message += "".join(d["msg"].replace("Input should be", " or") for d in others)
         given = detail["input"]
         shown = "" if isinstance(given, (Mapping, BaseModel)) else f" (got {given!r})"
         raise ConfigError(f"{key}: {message[0].lower()}{message[1:]}{shown}") from None
+
+
+def _before_kind(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The part of an error's location before the first kind of value, such as ``"list[int]"``."""
+    return tuple(itertools.takewhile(lambda part: "[" not in str(part), location))
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:

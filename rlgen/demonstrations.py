@@ -148,6 +148,15 @@ def check_spaces(
                 f"demonstrations.path: {name} has actions outside of env.id's bounds, such as "
                 f"{given.action[outside][0]:g}"
             )
+    for role, space in (("observation", observation_space), ("action", action_space)):
+        if isinstance(space, gym.spaces.Discrete) and space.start == 0:
+            seen = [given.action] if role == "action" else [given.observation, given.last_observation]
+            least, most = min(s.min() for s in seen), max(s.max() for s in seen)
+            if least < 0 or most >= space.n:
+                raise ConfigError(
+                    f"demonstrations.path: {name} has {role}s from {least} to {most}, but those of "
+                    f"env.id go from 0 to {space.n - 1}"
+                )
 
 
 def save(path: Path, columns: Columns, about: dict[str, Any]) -> None:

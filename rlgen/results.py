@@ -16,6 +16,7 @@ import numpy as np
 import scipy.stats
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from rlgen import registry, rundir
 from rlgen.api import load
@@ -27,7 +28,7 @@ from rlgen.tracking import read_metrics
 PAGE, PICTURES = "results.md", "images/results"
 POINTS = 120  # of a curve's grid
 RESAMPLES = 2_000  # of the bootstrap
-EPISODES = 100  # that score the weights in the end
+EPISODES = 100  # that score the weights in the end, or more where the evaluations have more
 FRESH = 2**31  # the tick of these episodes, which no evaluation of a training has
 QUICK = 20  # a quick look has this part of every budget
 QUICK_LEAST = 2_000  # but no fewer ticks of the clock than this
@@ -42,7 +43,9 @@ LONG = (
 )
 UNITS = {"env_steps": "environment steps", "updates": "updates", "epochs": "epochs"}
 #: What a curve shows where a run has hardly been evaluated, in order of preference.
-FIGURES = ("optimal_action", "episode_return", "residual")
+FIGURES = ("optimal_action", "episode_return", "episode_length", "residual")
+ENOUGH = 6  # evaluations that make a curve
+SHOWN = {"mean": "greedy return", "episode_return": "return while training"}
 
 Train = Callable[[Experiment, Path | None], Summary]
 
@@ -125,7 +128,8 @@ def measure(
         summaries.append(summary)
     # Of fresh episodes, for the evaluation that first passes a target flatters.
     runs = [load(summary["run_dir"]) for summary in summaries]
-    scores = np.array([run.evaluate(EPISODES, tick=FRESH)["mean"] for run in runs])
+    episodes = max(EPISODES, experiments[0].evaluation.episodes)
+    scores = np.array([run.evaluate(episodes, tick=FRESH)["mean"] for run in runs])
     return Result(experiments[0], summaries, scores, *curves_of(experiments[0], summaries))
 
 
@@ -136,19 +140,23 @@ def curves_of(
     runs = [read_metrics(Path(summary["run_dir"])) for summary in summaries]
     clock = experiment.clock
     evaluations = [[r for r in records if r["kind"] == "evaluation"] for records in runs]
-    if min(map(len, evaluations)) >= 3 or experiment.source == "data":
-        figure, series = "mean", evaluations
-    else:
-        trained = [[r for r in records if r["kind"] == "train"] for records in runs]
-        figure = next((f for f in FIGURES if all(f in run[-1] for run in trained)), "mean")
+    trained = [[r for r in records if r["kind"] == "train"] for records in runs]
+    figure, series = "mean", evaluations
+    if min(map(len, evaluations)) < ENOUGH:
+        changing = (f for f in FIGURES if all(_changes(f, records) for records in trained))
+        figure = next(changing, "mean")
         series = evaluations if figure == "mean" else trained
     points = [
         np.array([(r[clock], r[figure]) for r in records if figure in r]) for records in series
     ]
     ticks = np.linspace(max(p[0, 0] for p in points), max(p[-1, 0] for p in points), POINTS)
-    shown = evaluations[0][0]["metric"] if figure == "mean" else figure
     curves = np.stack([np.interp(ticks, p[:, 0], p[:, 1]) for p in points])
-    return shown.replace("_", " "), ticks, curves
+    return SHOWN.get(figure, figure.replace("_", " ")), ticks, curves
+
+
+def _changes(figure: str, records: Sequence[dict[str, Any]]) -> bool:
+    """Whether a figure has more than one value in a run."""
+    return len({record[figure] for record in records if figure in record}) > 1
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,6 +184,7 @@ def draw(result: Result, path: Path) -> None:
         axes.axhline(target, color="C1", linestyle="--", linewidth=1.0)
     if result.figure == "residual":
         axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel(UNITS[result.experiment.clock])
     axes.set_ylabel(result.figure)
     axes.set_title(f"{result.experiment.name} ({len(result.curves)} seeds)", fontsize=10)
@@ -231,9 +240,10 @@ def write(
             if quick
             else []
         ),
-        f"*Score*: the mean return of {EPISODES} fresh greedy episodes with the final weights, its "
-        "mean over the seeds with the bootstrap 95 % interval of that mean. *Ended after*: median, "
-        "with the least and the most, at the target or at the end of the budget. In the pictures: "
+        f"*Score*: the mean return of at least {EPISODES} fresh greedy episodes with the final "
+        "weights, its mean over the seeds with the bootstrap 95 % interval of that mean. *Ended "
+        "after*: median, with the least and the most, at the target or at the end of the budget. "
+        "In the pictures: "
         "each seed in grey (a run that has ended keeps its last value), their mean with its "
         "bootstrap 95 % interval in blue, the target dashed.",
         "",

@@ -43,14 +43,7 @@ def n_step_returns(
     last[-1] = True
     cut = (truncated | last) & ~terminated
     returns = reward + gamma * torch.where(cut, next_value, 0.0)
-    carry = gamma * (~(cut | terminated)).to(reward)
-    rows, carries = (
-        returns.unbind(0),
-        carry.unbind(0),
-    )  # views: the loop fills `returns`
-    for t in reversed(range(len(rows) - 1)):
-        rows[t].addcmul_(carries[t], rows[t + 1])
-    return returns
+    return _accumulated(returns, gamma * (~(cut | terminated)).to(reward))
 
 
 def gae(
@@ -88,10 +81,7 @@ def gae(
     """
     advantage = reward + gamma * torch.where(terminated, 0.0, next_value) - value
     carry = gamma * lam * (~(terminated | truncated)).to(reward)
-    rows, carries = advantage.unbind(0), carry.unbind(0)  # views: the loop fills `advantage`
-    for t in reversed(range(len(rows) - 1)):
-        rows[t].addcmul_(carries[t], rows[t + 1])
-    return advantage
+    return _accumulated(advantage, carry)
 
 
 def vtrace(
@@ -136,14 +126,19 @@ def vtrace(
     rho, c = ratio.clamp(max=rho_clip), ratio.clamp(max=c_clip)
     next_value = torch.where(terminated, 0.0, next_value)
     goes_on = (~(terminated | truncated)).to(reward)
-    above = rho * (reward + gamma * next_value - value)  # becomes v_t - V(s_t)
-    carry = gamma * c * goes_on
-    rows, carries = above.unbind(0), carry.unbind(0)
-    for t in reversed(range(len(rows) - 1)):
-        rows[t].addcmul_(carries[t], rows[t + 1])
+    delta = rho * (reward + gamma * next_value - value)
+    above = _accumulated(delta, gamma * c * goes_on)  # v_t - V(s_t)
     next_target = next_value.clone()
     next_target[:-1] += goes_on[:-1] * above[1:]
     return value + above, rho * (reward + gamma * next_target - value)
+
+
+def _accumulated(values: Tensor, carry: Tensor) -> Tensor:
+    """x_t = values_t + carry_t * x_{t+1} along the rows ``(T, B)``, in place of the values."""
+    rows, carries = values.unbind(0), carry.unbind(0)  # views
+    for t in reversed(range(len(rows) - 1)):
+        rows[t].addcmul_(carries[t], rows[t + 1])
+    return values
 
 
 def n_step_rows(columns: dict[str, np.ndarray], n: int, gamma: float) -> dict[str, np.ndarray]:

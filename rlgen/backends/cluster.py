@@ -13,7 +13,6 @@ from typing import Any
 
 import ray
 from ray._raylet import AuthenticationTokenLoader, Config
-from ray.exceptions import RayError
 
 from rlgen.errors import ConfigError
 
@@ -63,13 +62,22 @@ def connect(address: str, cpus: float, gpus: float) -> None:
             _check_reachable(address)
             ray.init(address=address, **options)
             _check_fits(cpus, gpus)
-    except (ConnectionError, RayError, ValueError, RuntimeError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # Ray's own are of every kind, a node that is late a bare Exception
         ray.shutdown()
-        raise ConfigError(
-            f"scheduler.address: no Ray cluster could be used at {address!r} "
-            f"({' '.join(str(error).split())[:200]}); start one with 'ray start --head', or use "
-            "scheduler.address=local"
-        ) from error
+        reason = " ".join(str(error).split())[:200]
+        if address == "local":
+            message = (
+                f"scheduler.backend: Ray did not start on this machine ({reason}); is it busy, or "
+                "out of memory? Try again, or use scheduler.backend=inline"
+            )
+        else:
+            message = (
+                f"scheduler.address: no Ray cluster could be used at {address!r} ({reason}); start "
+                "one with 'ray start --head', or use scheduler.address=local"
+            )
+        raise ConfigError(message) from error
 
 
 @contextlib.contextmanager

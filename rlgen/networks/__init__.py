@@ -8,7 +8,14 @@ from rlgen.networks.heads import (
     PolicyHead,
     policy_head,
 )
-from rlgen.networks.layers import ACTIVATIONS, clip_gradients, initialize, make_mlp, mlp
+from rlgen.networks.layers import (
+    ACTIVATIONS,
+    clip_gradients,
+    follow,
+    initialize,
+    make_mlp,
+    mlp,
+)
 from rlgen.networks.memory import Memory, episode_starts, make_memory, resume_state
 from rlgen.networks.squashed import Bounds, SquashedGaussian
 
@@ -25,6 +32,7 @@ __all__ = [
     "SquashedGaussian",
     "clip_gradients",
     "episode_starts",
+    "follow",
     "initialize",
     "make_encoder",
     "make_memory",

@@ -1,4 +1,4 @@
-"""Layers as the network section of a configuration asks for them, and the clipping of gradients.
+"""Layers as the network section of a configuration asks for them, and what updates have in common.
 
 Initialisation draws from torch's global generator, which the platform seeds for each role.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from rlgen.config import NetworkConfig
 
@@ -89,3 +90,14 @@ def clip_gradients(
     nn.utils.clip_grad_value_(owners, max_value)
     nn.utils.clip_grad_norm_(owners, max_norm)
     return norm
+
+
+def follow(target: nn.Module, module: nn.Module, rate: float) -> None:
+    """Move target parameters by ``rate`` of their distance (Polyak averaging); copy the buffers.
+
+    target += rate * (module - target), so that with rate 1 they are equal.
+    """
+    average = get_ema_multi_avg_fn(1.0 - rate)
+    average(list(target.parameters()), list(module.parameters()), None)
+    for old, new in zip(target.buffers(), module.buffers(), strict=True):
+        old.copy_(new)

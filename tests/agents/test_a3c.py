@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from rollouts import random_rollout
 from torch import Tensor
 
 from rlgen.agents.a3c import A3C
@@ -37,34 +38,6 @@ def agent(action_space: gym.Space[Any], *, normalize: bool = False, **hyperparam
     return a3c
 
 
-def rollout(a3c: A3C, seed: int = 1) -> dict[str, Tensor]:
-    """Random columns whose invalid rows follow the end of an episode, as the platform's do."""
-    rng = np.random.default_rng(seed)
-    observation, following = rng.normal(size=(2, STEPS, ENVS, FEATURES)).astype(np.float32)
-    terminated = np.zeros((STEPS, ENVS), bool)
-    truncated, valid = terminated.copy(), ~terminated
-    for t in range(STEPS):
-        if t:
-            valid[t] = ~(terminated[t - 1] | truncated[t - 1])
-        ended = rng.random(ENVS)
-        terminated[t] = valid[t] & (ended < 0.2)
-        truncated[t] = valid[t] & (ended > 0.8)
-    reward = np.where(valid, rng.normal(size=(STEPS, ENVS)), 0.0).astype(np.float32)
-    columns = {
-        "observation": observation,
-        "next_observation": following,
-        "reward": reward,
-        "terminated": terminated,
-        "truncated": truncated,
-        "valid": valid,
-    }
-    batch = {name: torch.from_numpy(column) for name, column in columns.items()}
-    assert truncated.any() and terminated.any() and not valid.all()
-    with torch.no_grad():
-        actions = [a3c.act(rows, greedy=False)["action"] for rows in batch["observation"]]
-    return batch | {"action": torch.stack(actions)}
-
-
 def flat(gradients: Any) -> Tensor:
     return torch.cat([g.reshape(-1) for g in gradients])
 
@@ -73,7 +46,7 @@ def flat(gradients: Any) -> Tensor:
 def test_gradient_equals_a_slow_loop(action_space):
     """Step by step: n-step return, advantage, log-probability, entropy, mean over valid rows."""
     a3c = agent(action_space, gamma=0.9, value_coefficient=0.3, entropy_coefficient=0.05)
-    batch, net = rollout(a3c), a3c.network
+    batch, net = random_rollout(a3c), a3c.network
     total, rows = torch.zeros(()), 0
     for b in range(ENVS):
         for t in range(STEPS):
@@ -108,7 +81,7 @@ def test_gradient_equals_a_slow_loop(action_space):
 
 def test_rows_that_only_reset_have_no_influence():
     a3c = agent(gym.spaces.Discrete(3))
-    batch = rollout(a3c)
+    batch = random_rollout(a3c)
     other = {name: column.clone() for name, column in batch.items()}
     for name in ("observation", "next_observation", "reward"):
         other[name][~batch["valid"]] = 1e3
@@ -119,7 +92,7 @@ def test_rows_that_only_reset_have_no_influence():
 
 def test_a_rollout_of_resets_only_gives_no_gradient():
     a3c = agent(gym.spaces.Discrete(3))
-    batch = {name: column[:1] for name, column in rollout(a3c).items()}
+    batch = {name: column[:1] for name, column in random_rollout(a3c).items()}
     batch["valid"] = torch.zeros(1, ENVS, dtype=torch.bool)
     assert not a3c.process(batch)["gradient"].any()
 
@@ -195,7 +168,7 @@ def test_gradients_are_applied_one_by_one_with_shared_statistics():
 
 def test_two_rows_equal_two_updates():
     first, second = (agent(gym.spaces.Discrete(2)) for _ in range(2))
-    batches = [first.process(rollout(first, seed)) for seed in (1, 2)]
+    batches = [first.process(random_rollout(first, seed=seed)) for seed in (1, 2)]
     joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     first.update(joined)
     for batch in batches:

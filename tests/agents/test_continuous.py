@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from rlgen import registry
-from rlgen.agents.continuous import Critics, DeterministicPolicy, descend, follow, td_target
+from rlgen.agents.continuous import Critics, DeterministicPolicy, descend, td_target
 from rlgen.algorithm import Problem
 from rlgen.config import NetworkConfig, resolve_experiment
 from rlgen.errors import ConfigError
+from rlgen.networks import follow
 
 ALGORITHMS = ["ddpg", "td3", "sac"]
 SEEN = gym.spaces.Box(-1.0, 1.0, (3,))

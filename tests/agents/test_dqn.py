@@ -315,7 +315,7 @@ def test_learns_to_repeat_what_it_sees():
 
 def test_continuous_actions_are_refused():
     action = gym.spaces.Box(-1.0, 1.0, (2,))
-    message = r"env.id: dqn needs a Discrete action space, not Box\(-1.0, 1.0, \(2,\).*; use a3c"
+    message = r"env.id: dqn needs a Discrete action space, not Box\(-1.0, 1.0, \(2,\).*; use ppo"
     with pytest.raises(ConfigError, match=message):
         DQN.check(Problem(gym.spaces.Discrete(3), action))
 

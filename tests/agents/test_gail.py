@@ -120,6 +120,16 @@ def test_one_step_of_the_discriminator_descends_the_cross_entropy():
     assert metrics["discriminator_accuracy"].item() == 0.5  # the expert's yes, the policy's no
 
 
+def test_actions_are_judged_as_the_environment_takes_them():
+    box = gym.spaces.Box(-2.0, 2.0, (1,))
+    expert = np.array([[-2.0], [2.0], [0.5]], np.float32)
+    spaces = {"observation": gym.spaces.Discrete(2), "action": box}
+    imitator = agent(np.array([0, 1, 1]), expert, spaces, hidden=[8])
+    drawn = torch.tensor([[-9.0], [-2.0], [2.0], [7.0]])
+    logits = imitator.discriminator(torch.ones(4, dtype=torch.int64), drawn)
+    assert logits[0] == logits[1] != logits[2] == logits[3]
+
+
 def test_the_reward_is_minus_log_of_one_minus_d():
     """With gamma 0 the value's target is the reward of the step alone."""
     imitator = agent(np.array([1]), np.array([0]), DISCRETE, hidden=[8], gamma=0.0)

@@ -158,6 +158,17 @@ def test_off_policy_is_the_listing():
     np.testing.assert_array_equal(agent.weights, total)
 
 
+@pytest.mark.parametrize("name", ["monte-carlo", "off-policy-monte-carlo"])
+def test_a_rollout_without_an_end_teaches_nothing_yet(name):
+    agent = learner(name, states=4, actions=3, gamma=0.9)
+    batch = rollout([(0, 1, 1.0), (2, 0, 1.0)]) | {"probability": np.full((2, 1), 0.5)}
+    metrics = agent.update(agent.process({name: column[:1] for name, column in batch.items()}))
+    assert metrics["error"] == 0.0
+    assert not agent.table.any()
+    agent.update(agent.process({name: column[1:] for name, column in batch.items()}))
+    assert agent.table[0, 2, 0] == 1.0
+
+
 def test_off_policy_refuses_a_behaviour_that_does_not_explore():
     plain = {
         "name": "x",

@@ -246,6 +246,9 @@ def test_what_has_no_hallways_or_no_model_is_refused():
         load_problem(load_experiment("options-four-rooms", ["env.id=FrozenLake-v1"]))
     with pytest.raises(ConfigError, match=r"env.id: CartPole-v1 has no model"):
         load_problem(load_experiment("options-four-rooms", ["env.id=CartPole-v1"]))
+    ring = Problem(gym.spaces.Discrete(8), model=grid_model("...", ".#.", "..."))
+    with pytest.raises(ConfigError, match=message):
+        Options.check(ring)  # every cell alone joins its two neighbours
     model = grid_model("...#...", ".......", "...#...")
     states = gym.spaces.Discrete(19)
     problem = Problem(states, gym.spaces.Discrete(4), model=model)

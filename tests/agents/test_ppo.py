@@ -10,8 +10,8 @@ from rollouts import random_rollout
 from torch import Tensor
 
 import rlgen
-from rlgen.agents.policies import shuffled
-from rlgen.agents.ppo import PPO, clipped_objective
+from rlgen.agents.policies import clipped_objective, shuffled
+from rlgen.agents.ppo import PPO
 from rlgen.algorithm import Problem, read_weights
 from rlgen.config import NetworkConfig, load_experiment
 from rlgen.errors import ConfigError

@@ -161,6 +161,20 @@ def test_a_rollout_without_an_end_sends_no_rows():
     assert algorithm.update(sent) == {}
 
 
+def test_an_episode_that_was_begun_anew_is_left_out():
+    """As after a resume where the environments could not be stored."""
+    batch = long_rollout(agent(), 40, True, seed=7)
+    first, second = ({k: c[part] for k, c in batch.items()} for part in (slice(17), slice(17, 40)))
+    begun_anew = second | {"start": second["start"].clone()}
+    begun_anew["start"][0] = True
+    resumed, fresh = agent(), agent()
+    resumed.process(first)
+    sent, expected = resumed.process(begun_anew), fresh.process(begun_anew)
+    assert len(expected["return"]) > 0
+    for name, column in expected.items():
+        np.testing.assert_array_equal(sent[name], column)
+
+
 def test_bad_hyperparameters_are_refused():
     message = r"hyperparameters.episodes: .*greater than or equal to 1 \(got 0\)"
     with pytest.raises(ConfigError, match=message):

@@ -77,9 +77,15 @@ WHOLE = idx_bytes(np.zeros((5, 4, 3), np.uint8))
         (b"\0\0\x0d\x03" + WHOLE[4:], r"found magic number 0x00000d03, expected 0x00000803"),
         (idx_bytes(np.zeros(60, np.uint8)), r"found magic number 0x00000801, expected 0x00000803"),
         (b"<html>not here</html>", r"found magic number 0x3c68746d"),
-        (gzip.compress(WHOLE, mtime=0)[:-9], r"its gzip data are damaged .*expected a whole gzip file"),
+        (
+            gzip.compress(WHOLE, mtime=0)[:-9],
+            r"its gzip data are damaged .*expected a whole gzip file",
+        ),
         (b"\x1f\x8b" + 30 * b"x", r"its gzip data are damaged"),
-        (gzip.compress(WHOLE, mtime=0)[:-8] + 8 * b"\0", r"its gzip data are damaged \(CRC check failed"),
+        (
+            gzip.compress(WHOLE, mtime=0)[:-8] + 8 * b"\0",
+            r"its gzip data are damaged \(CRC check failed",
+        ),
     ],
 )
 def test_a_damaged_idx_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:

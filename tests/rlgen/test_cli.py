@@ -284,6 +284,14 @@ MISTAKES = {
     "no workers": ("scheduler.workers: ", [*AGENT, "scheduler.workers=-1"]),
     "unknown environment": ("NoSuchThing-v0", [*AGENT, "env={id: NoSuchThing-v0}"]),
     "continuous actions": ("action", ["dqn-cartpole", "env.id=Pendulum-v1"]),
+    "neither kind": (
+        "hyperparameters.policy: input should be 'uniform' or a valid list (got 'greedy')",
+        ["policy-evaluation-random-walk", "hyperparameters.policy=greedy"],
+    ),
+    "wrong item": (
+        "hyperparameters.policy.1: input should be a valid integer",
+        ["policy-evaluation-random-walk", "hyperparameters.policy=[0, left]"],
+    ),
     "no model": ("CartPole-v1", [*PLANNER, "env={id: CartPole-v1}"]),
     "missing data": ("nowhere", ["vae-mnist", "data.root=nowhere"]),
     "no data root": ("RLGEN_DATA", ["vae-mnist"]),
@@ -297,6 +305,11 @@ def test_a_mistake_gets_one_line_and_writes_nothing(case, in_tmp, monkeypatch):
     message, arguments = MISTAKES[case]
     refused(message, "train", *arguments)
     assert list(in_tmp.iterdir()) == []
+
+
+def test_a_space_that_prints_itself_on_several_lines_is_shown_on_one(in_tmp):
+    pytest.importorskip("Box2D", reason="needs the extra box2d")
+    refused("(8,), float32); use dqn", "train", *AGENT, "env={id: LunarLander-v3}")
 
 
 def test_a_corrupt_data_file_is_named(in_tmp):

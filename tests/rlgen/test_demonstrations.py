@@ -209,6 +209,17 @@ def test_another_environments_recording_is_refused(config, overrides, message):
         load_problem(load_experiment(config, overrides))
 
 
+def test_discrete_actions_that_do_not_exist_are_refused(tmp_path):
+    shown = columns(3, np.array([0, 5, 1]))
+    box = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    about = {"observation_space": box, "action_space": gym.spaces.Discrete(2)}
+    about = {name: demonstrations.describe(space) for name, space in about.items()}
+    demonstrations.save(tmp_path / "odd.npz", shown, about)
+    given = read(tmp_path / "odd.npz")
+    with pytest.raises(ConfigError, match=r"odd.npz has actions from 0 to 5, .* from 0 to 1"):
+        demonstrations.check_spaces(given, "odd.npz", box, gym.spaces.Discrete(2))
+
+
 def test_actions_out_of_bounds_are_refused(tmp_path):
     shown = columns(3, np.float32([[0.5], [2.5], [1.0]]))
     box = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)

@@ -4,7 +4,7 @@ import pytest
 from experiments import train
 
 from rlgen import tracking
-from rlgen.errors import EnvironmentFailure, WorkerDied
+from rlgen.errors import ConfigError, EnvironmentFailure, WorkerDied
 
 FAULTY = {"env.id": "faulty_env:Faulty-v0", "env.num_envs": 1, "stop.env_steps": 400}
 
@@ -43,3 +43,15 @@ def test_a_lost_worker_is_replaced_and_the_run_completes(fault, tmp_path):
 def test_workers_that_die_again_and_again_end_the_run(tmp_path):
     with pytest.raises(WorkerDied, match=r"environment worker \d died.*1 restarts were allowed"):
         faulty("kill", tmp_path, **{"scheduler.backend": "ray", "scheduler.max_restarts": 1})
+
+
+def test_a_ray_that_does_not_start_is_explained(tmp_path, monkeypatch):
+    """On an overloaded machine Ray raises a bare Exception."""
+
+    def late(**options):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.init", late)
+    with pytest.raises(ConfigError, match="Ray did not start on this machine .The current node"):
+        train("q-learning", tmp_path, {"scheduler.backend": "ray"})
+    assert not list(tmp_path.iterdir())

@@ -1,12 +1,15 @@
 """The ready configurations reach what they promise, through the Python API."""
 
+import importlib
+import inspect
 import os
+import re
 
 import numpy as np
 import pytest
 
 import rlgen
-from rlgen import config, tracking
+from rlgen import config, registry, tracking
 
 #: Five seeds; the first two in every run of the tests.
 SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))]
@@ -22,6 +25,13 @@ def test_every_one_loads_and_says_what_it_shows(name):
     assert config.resolve_experiment(experiment.dump()) == experiment
     text = (config.importlib.resources.files("rlgen.configs") / f"{name}.yaml").read_text()
     assert text.startswith("# ")
+
+
+@pytest.mark.parametrize("target", (registry.AGENTS | registry.MODELS).values())
+def test_an_algorithm_that_is_run_as_a_module_trains_a_ready_one(target):
+    module = importlib.import_module(target.partition(":")[0])
+    (name,) = re.findall(r'rlgen\.train\("(.+)"\)', inspect.getsource(module))
+    assert registry.resolve(config.load_experiment(name).algorithm).__module__ == module.__name__
 
 
 # The optimal values of a linear program (scipy's, in tests/agents/test_value_iteration.py).

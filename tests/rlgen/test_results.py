@@ -51,10 +51,15 @@ def written_run(folder, points):
 
 def test_a_run_that_has_ended_keeps_its_last_value(tmp_path):
     experiment = config.load_experiment("q-learning-cliff")
-    first = written_run(tmp_path / "a", [(100, 0.0), (200, 10.0), (400, 10.0), (600, 30.0)])
-    second = written_run(tmp_path / "b", [(50, 4.0), (100, 4.0), (300, 8.0)])
+    first = written_run(
+        tmp_path / "a",
+        [(100, 0.0), (200, 10.0), (300, 10.0), (350, 10.0), (400, 10.0), (600, 30.0)],
+    )
+    second = written_run(
+        tmp_path / "b", [(50, 4.0), (60, 4.0), (70, 4.0), (80, 4.0), (100, 4.0), (300, 8.0)]
+    )
     figure, ticks, curves = results.curves_of(experiment, [first, second])
-    assert figure == "return"
+    assert figure == "greedy return"
     assert (ticks[0], ticks[-1]) == (100.0, 600.0)  # from where both have a value
     assert curves.shape == (2, results.POINTS)
     assert curves[:, -1].tolist() == [30.0, 8.0]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
@@ -26,6 +26,12 @@ class CrossEntropyConfig(Hyperparameters):
     deviation: Positive = 0.5  # of every parameter at first, > 0
     extra_variance: NotNegative = 0.0  # added at the first update, >= 0
     extra_updates: Count = 20  # updates in which the added variance falls to 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.extra_variance == 0:
+            self.refuse_idle(["extra_updates"], "extra_variance above 0")
+        return self
 
 
 class PolicyDistribution(SearchPolicy):

@@ -62,9 +62,9 @@ class DQNConfig(Hyperparameters):
         check_learning_starts(self.learning_starts, self.buffer_size)
         if (self.target_period is None) == (self.polyak is None):
             raise ValueError("give one of target_period and polyak, and set the other to null")
-        for key in ("alpha", "beta_start", "beta_steps", "priority_epsilon"):
-            if not self.prioritised and getattr(self, key) != DQNConfig.model_fields[key].default:
-                raise ValueError(f"{key} has an effect only with prioritised=true")
+        if not self.prioritised:
+            keys = ("alpha", "beta_start", "beta_steps", "priority_epsilon")
+            self.refuse_idle(keys, "prioritised=true")
         return self
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from rlgen.agents.policies import ActorCritic, check_policy
@@ -24,6 +27,12 @@ class REINFORCEConfig(Hyperparameters):
     learning_rate: Positive = 5e-3  # alpha of the policy's Adam, > 0
     value_learning_rate: Positive = 5e-3  # beta of the baseline's, > 0
     max_gradient_norm: Positive = 100.0  # clipped above it, > 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.baseline:
+            self.refuse_idle(["value_learning_rate"], "baseline=true")
+        return self
 
 
 class REINFORCE(Algorithm):

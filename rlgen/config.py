@@ -39,6 +39,16 @@ class Section(BaseModel):
 class Hyperparameters(Section):
     """Base of every algorithm's own hyper-parameters: one typed field each."""
 
+    def refuse_idle(self, keys: Iterable[str], needed: str) -> None:
+        """Refuse changes of settings that have no effect as the others are.
+
+        Raises:
+            ValueError: one of ``keys`` is not at its default; it has an effect only with ``needed``.
+        """
+        for key in keys:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has an effect only with {needed}")
+
 
 def check_learning_starts(learning_starts: int, buffer_size: int) -> None:
     """Refuse a replay that never holds what learning waits for.

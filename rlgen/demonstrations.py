@@ -150,8 +150,9 @@ def check_spaces(
             )
     for role, space in (("observation", observation_space), ("action", action_space)):
         if isinstance(space, gym.spaces.Discrete) and space.start == 0:
-            seen = [given.action] if role == "action" else [given.observation, given.last_observation]
-            least, most = min(s.min() for s in seen), max(s.max() for s in seen)
+            names = ("action",) if role == "action" else ("observation", "last_observation")
+            seen = np.concatenate([getattr(given, column) for column in names])
+            least, most = seen.min(), seen.max()
             if least < 0 or most >= space.n:
                 raise ConfigError(
                     f"demonstrations.path: {name} has {role}s from {least} to {most}, but those of "
@@ -233,7 +234,9 @@ def _read(name: str, path: Path) -> Demonstrations:
     except FileNotFoundError:
         raise DataError(f"demonstrations.path: there is no file {name!r}") from None
     except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{name}: cannot be read ({error}); {expected}") from error
+        # Of an array of objects, or of a file that is no archive, NumPy says to load pickles.
+        reason = "it is no archive of arrays" if "pickle" in str(error) else str(error)
+        raise DataError(f"{name}: cannot be read ({reason}); {expected}") from error
     for column, (kinds, dims) in _COLUMNS.items():
         if column not in arrays:
             raise DataError(f"{name}: there is no array {column!r} in it; {expected}")

@@ -94,6 +94,7 @@ def test_an_evaluation_acts_by_the_mean_and_leaves_the_trials_alone():
         ("elite_fraction", 1.0, r"hyperparameters.elite_fraction: .*less than 1"),
         ("population", 1, r"hyperparameters.population: .*greater than or equal to 2"),
         ("elites", 3, r"hyperparameters.elites: unknown key"),
+        ("extra_updates", 3, r"extra_updates has an effect only with extra_variance above 0"),
     ],
 )
 def test_bad_hyperparameters_are_refused(key, value, message):

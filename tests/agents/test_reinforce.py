@@ -179,6 +179,9 @@ def test_bad_hyperparameters_are_refused():
     message = r"hyperparameters.episodes: .*greater than or equal to 1 \(got 0\)"
     with pytest.raises(ConfigError, match=message):
         load_experiment("reinforce-cartpole", ["hyperparameters.episodes=0"])
+    message = r"hyperparameters: value_learning_rate has an effect only with baseline=true"
+    with pytest.raises(ConfigError, match=message):
+        load_experiment("reinforce-cartpole", ["hyperparameters.value_learning_rate=0.1"])
 
 
 def solves_cartpole(name: str, tmp_path: Any, seed: int) -> None:

@@ -169,7 +169,7 @@ def altered(recording, tmp_path, **changes):
             {"last_observation": np.full((5, 4), np.nan)},
             r"'last_observation' holds values that are",
         ),
-        ({"observation": np.array([object()])}, r"cannot be read \(Object arrays cannot be loaded"),
+        ({"observation": np.array([object()])}, r"cannot be read \(it is no archive of arrays\)"),
     ],
 )
 def test_a_damaged_recording_is_refused(changes, message, recording, tmp_path):

@@ -43,7 +43,7 @@ class Hyperparameters(Section):
         """Refuse changes of settings that have no effect as the others are.
 
         Raises:
-            ValueError: one of ``keys`` is not at its default; it has an effect only with ``needed``.
+            ValueError: one of ``keys`` is not at its default, but needs ``needed`` to count.
         """
         for key in keys:
             if getattr(self, key) != type(self).model_fields[key].default:

@@ -42,6 +42,9 @@ AGENTS = {
     "value-iteration": "rlgen.agents.value_iteration:ValueIteration",
 }
 MODELS = {
+    "bernoulli-mixture": "rlgen.generative.bernoulli_mixture:BernoulliMixture",
+    "gaussian": "rlgen.generative.gaussian:Gaussian",
+    "gaussian-mixture": "rlgen.generative.gaussian_mixture:GaussianMixture",
     "rbm": "rlgen.generative.rbm:RBM",
     "vae": "rlgen.generative.vae:VAE",
 }

@@ -291,6 +291,24 @@ TINY: dict[str, dict[str, Any]] = {
         "data": {"name": "digits"},
         "stop": {"epochs": 2},
     },
+    "bernoulli-mixture": {
+        "algorithm": "bernoulli-mixture",
+        "hyperparameters": {"components": 4, "batch_size": 300, "tolerance": 0.0},
+        "data": {"name": "digits", "binarize": True},
+        "stop": {"epochs": 6},
+    },
+    "gaussian": {
+        "algorithm": "gaussian",
+        "hyperparameters": {"batch_size": 300},
+        "data": {"name": "two_moons", "size": 2000},
+        "stop": {"epochs": 2},
+    },
+    "gaussian-mixture": {
+        "algorithm": "gaussian-mixture",
+        "hyperparameters": {"components": 4, "batch_size": 300, "tolerance": 0.0},
+        "data": {"name": "two_moons", "size": 2000},
+        "stop": {"epochs": 6},
+    },
     "rbm": {
         "algorithm": "rbm",
         "hyperparameters": {"hidden": 8, "batch_size": 50},

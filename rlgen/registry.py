@@ -45,6 +45,8 @@ MODELS = {
     "bernoulli-mixture": "rlgen.generative.bernoulli_mixture:BernoulliMixture",
     "gaussian": "rlgen.generative.gaussian:Gaussian",
     "gaussian-mixture": "rlgen.generative.gaussian_mixture:GaussianMixture",
+    "histogram": "rlgen.generative.histogram:Histogram",
+    "kernel-density": "rlgen.generative.kernel_density:KernelDensity",
     "rbm": "rlgen.generative.rbm:RBM",
     "vae": "rlgen.generative.vae:VAE",
 }

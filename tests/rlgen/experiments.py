@@ -309,6 +309,18 @@ TINY: dict[str, dict[str, Any]] = {
         "data": {"name": "two_moons", "size": 2000},
         "stop": {"epochs": 6},
     },
+    "histogram": {
+        "algorithm": "histogram",
+        "hyperparameters": {"bins": 10, "batch_size": 300},
+        "data": {"name": "two_moons", "size": 2000},
+        "stop": {"epochs": 2},
+    },
+    "kernel-density": {
+        "algorithm": "kernel-density",
+        "hyperparameters": {"batch_size": 300},
+        "data": {"name": "two_moons", "size": 2000},
+        "stop": {"epochs": 2},
+    },
     "rbm": {
         "algorithm": "rbm",
         "hyperparameters": {"hidden": 8, "batch_size": 50},

@@ -42,6 +42,7 @@ AGENTS = {
     "value-iteration": "rlgen.agents.value_iteration:ValueIteration",
 }
 MODELS = {
+    "autoencoder": "rlgen.generative.autoencoder:Autoencoder",
     "bernoulli-mixture": "rlgen.generative.bernoulli_mixture:BernoulliMixture",
     "gaussian": "rlgen.generative.gaussian:Gaussian",
     "gaussian-mixture": "rlgen.generative.gaussian_mixture:GaussianMixture",

@@ -291,6 +291,13 @@ TINY: dict[str, dict[str, Any]] = {
         "data": {"name": "digits"},
         "stop": {"epochs": 2},
     },
+    "autoencoder": {
+        "algorithm": "autoencoder",
+        "hyperparameters": {"latent": 4, "mask": 0.3, "kl": 0.1, "batch_size": 50},
+        "network": {"hidden": [16]},
+        "data": {"name": "digits"},
+        "stop": {"epochs": 2},
+    },
     "bernoulli-mixture": {
         "algorithm": "bernoulli-mixture",
         "hyperparameters": {"components": 4, "batch_size": 300, "tolerance": 0.0},

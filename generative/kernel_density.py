@@ -63,7 +63,7 @@ class KernelDensity(Algorithm):
         first = int(self.network.count)
         kept = batch["x"][: len(self.network.centres) - first]
         self.network.centres[first : first + len(kept)] = kept
-        self.network.count += len(kept)
+        self.network.count.add_(len(kept))
         return {"centres": float(self.network.count)}
 
     def log_kernels(self, x: Tensor) -> Tensor:
@@ -71,8 +71,8 @@ class KernelDensity(Algorithm):
         h, d = self.config.bandwidth, x.shape[1]
         rows, centres = x.double(), self.centres.double()
         if self.config.kernel == "cube":
-            inside = torch.cdist(rows, centres, p=math.inf) < h / 2
-            return inside.double().log() - d * math.log(h)
+            inside = (torch.cdist(rows, centres, p=math.inf) < h / 2).double()
+            return inside.log() - d * math.log(h)
         squared = torch.cdist(rows, centres).square()
         return -squared / (2 * h * h) - 0.5 * d * math.log(2 * math.pi * h * h)
 

@@ -49,6 +49,7 @@ MODELS = {
     "histogram": "rlgen.generative.histogram:Histogram",
     "kernel-density": "rlgen.generative.kernel_density:KernelDensity",
     "rbm": "rlgen.generative.rbm:RBM",
+    "sparse-coding": "rlgen.generative.sparse_coding:SparseCoding",
     "vae": "rlgen.generative.vae:VAE",
 }
 

@@ -61,7 +61,8 @@ def test_a_linear_one_spans_the_principal_components(tied: bool) -> None:
     algorithm = make(rows, latent=3, code="linear", output="linear", tied=tied, learning_rate=0.02)
     train(algorithm, rows, 1500)
     decoder = list(algorithm.network.decoder.parameters())
-    matrix = algorithm.network.encoder[0].weight.T if tied else decoder[0]
+    encoder = next(algorithm.network.encoder.parameters()).detach()
+    matrix = encoder.T if tied else decoder[0]
     angles = linalg.subspace_angles(np.asarray(matrix.detach()), pca.components_[:3].T)
     assert np.degrees(angles.max()) < 1.0
     # What it leaves is the sum of the left-out eigenvalues of the covariance (eq 9.1-9.8).
@@ -72,8 +73,7 @@ def test_a_linear_one_spans_the_principal_components(tied: bool) -> None:
     expected = components.inverse_transform(components.transform(rows.numpy()))
     np.testing.assert_allclose(shown, expected, atol=0.15)
     if tied:  # the encoder's rows are then orthonormal
-        gram = algorithm.network.encoder[0].weight.detach()
-        torch.testing.assert_close(gram @ gram.T, torch.eye(3), atol=0.02, rtol=0)
+        torch.testing.assert_close(encoder @ encoder.T, torch.eye(3), atol=0.02, rtol=0)
 
 
 def test_tied_decoders_transpose_every_layer() -> None:

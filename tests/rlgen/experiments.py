@@ -328,6 +328,12 @@ TINY: dict[str, dict[str, Any]] = {
         "data": {"name": "two_moons", "size": 2000},
         "stop": {"epochs": 2},
     },
+    "sparse-coding": {
+        "algorithm": "sparse-coding",
+        "hyperparameters": {"atoms": 20, "steps": 20, "batch_size": 200},
+        "data": {"name": "digits"},
+        "stop": {"epochs": 2},
+    },
     "rbm": {
         "algorithm": "rbm",
         "hyperparameters": {"hidden": 8, "batch_size": 50},

@@ -50,6 +50,7 @@ MODELS = {
     "kernel-density": "rlgen.generative.kernel_density:KernelDensity",
     "rbm": "rlgen.generative.rbm:RBM",
     "sparse-coding": "rlgen.generative.sparse_coding:SparseCoding",
+    "stacked-autoencoder": "rlgen.generative.stacked_autoencoder:StackedAutoencoder",
     "vae": "rlgen.generative.vae:VAE",
 }
 

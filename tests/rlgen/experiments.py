@@ -334,6 +334,12 @@ TINY: dict[str, dict[str, Any]] = {
         "data": {"name": "digits"},
         "stop": {"epochs": 2},
     },
+    "stacked-autoencoder": {
+        "algorithm": "stacked-autoencoder",
+        "hyperparameters": {"sizes": [16, 8], "layer_epochs": 1, "mask": 0.2, "batch_size": 50},
+        "data": {"name": "digits"},
+        "stop": {"epochs": 4},
+    },
     "rbm": {
         "algorithm": "rbm",
         "hyperparameters": {"hidden": 8, "batch_size": 50},

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.config import Hyperparameters
 from rlgen.generative.em import Sums, add
-from rlgen.generative.gaussians import Covariance, Gaussians
+from rlgen.generative.normals import Covariance, Gaussians
 
 
 class Gaussian(Algorithm):

@@ -13,7 +13,7 @@ from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.config import Hyperparameters
 from rlgen.errors import ConfigError
 from rlgen.generative.em import Start, Sums, add, first_shares
-from rlgen.generative.gaussians import Covariance, Gaussians
+from rlgen.generative.normals import Covariance, Gaussians
 
 
 class GaussianMixture(Algorithm):

@@ -63,6 +63,7 @@ class Problem:
     data_mean: np.ndarray | None = None  # (d,) float32 mean of the training rows, in [0, 1]
     data_range: tuple[float, float] = (0.0, 1.0)  # least and largest value of the training rows
     data_shape: tuple[int, ...] = ()  # of one row before flattening, such as (28, 28)
+    data_count: int = 0  # training rows, those of one epoch
     network: NetworkConfig | None = None
     normalize_observation: bool = False
     demonstrations: Demonstrations | None = None  # of an expert in that environment

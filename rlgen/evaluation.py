@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from rlgen.algorithm import write_weights
+from rlgen.algorithm import Algorithm, write_weights
 from rlgen.batch import Batch, concatenate
 from rlgen.config import Experiment
 from rlgen.envs.vector import Environments, Step
@@ -126,19 +126,22 @@ class Evaluator:
         return {k: np.concatenate([np.asarray(part[k]) for part in parts]) for k in parts[0]}
 
     def pictures(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Samples, and held-out rows with their reconstructions: ``(n, d)`` arrays each."""
+        """Samples, and held-out rows with their reconstructions: ``(n, d)`` arrays each.
+
+        Only what the model makes: without reconstructions there are no originals either.
+        """
         assert self.rows is not None
         write_weights(self.algorithm, weights)
         count = min(PICTURES // 2, self.rows.count("validation"))
         originals = self.rows.rows("validation", np.arange(count))
+        made, shown = type(self.algorithm), {}
         with torch.no_grad():
-            samples = self.algorithm.sample(PICTURES)
-            reconstructions = self.algorithm.reconstruct(torch.from_numpy(originals))
-        return {
-            "samples": samples.numpy(),
-            "originals": originals,
-            "reconstructions": reconstructions.numpy(),
-        }
+            if made.sample is not Algorithm.sample:
+                shown["samples"] = self.algorithm.sample(PICTURES).numpy()
+            if made.reconstruct is not Algorithm.reconstruct:
+                reconstructions = self.algorithm.reconstruct(torch.from_numpy(originals))
+                shown |= {"originals": originals, "reconstructions": reconstructions.numpy()}
+        return shown
 
 
 def _columns(rounds: list[list[Seen]], action_space: gym.Space[Any] | None) -> Batch:

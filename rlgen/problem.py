@@ -37,6 +37,7 @@ def load_problem(experiment: Experiment) -> Problem:
             data_mean=rows.mean(),
             data_range=rows.range(),
             data_shape=rows.shape,
+            data_count=rows.count("train"),
             network=experiment.network,
         )
     else:

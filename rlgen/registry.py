@@ -42,7 +42,15 @@ AGENTS = {
     "value-iteration": "rlgen.agents.value_iteration:ValueIteration",
 }
 MODELS = {
+    "autoencoder": "rlgen.generative.autoencoder:Autoencoder",
+    "bernoulli-mixture": "rlgen.generative.bernoulli_mixture:BernoulliMixture",
+    "gaussian": "rlgen.generative.gaussian:Gaussian",
+    "gaussian-mixture": "rlgen.generative.gaussian_mixture:GaussianMixture",
+    "histogram": "rlgen.generative.histogram:Histogram",
+    "kernel-density": "rlgen.generative.kernel_density:KernelDensity",
     "rbm": "rlgen.generative.rbm:RBM",
+    "sparse-coding": "rlgen.generative.sparse_coding:SparseCoding",
+    "stacked-autoencoder": "rlgen.generative.stacked_autoencoder:StackedAutoencoder",
     "vae": "rlgen.generative.vae:VAE",
 }
 

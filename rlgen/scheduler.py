@@ -342,10 +342,12 @@ class Scheduler:
         shown = self.crew.ask(self.crew.evaluator, "the evaluator", "pictures", self.cycle.weights)
         folder = self.run_dir / rundir.PICTURES
         folder.mkdir(exist_ok=True)
-        pictures.save_grid(folder / "samples.png", shown["samples"], shape)
-        pictures.save_reconstructions(
-            folder / "reconstructions.png", shown["originals"], shown["reconstructions"], shape
-        )
+        if "samples" in shown:
+            pictures.save_grid(folder / "samples.png", shown["samples"], shape)
+        if "reconstructions" in shown:
+            pictures.save_reconstructions(
+                folder / "reconstructions.png", shown["originals"], shown["reconstructions"], shape
+            )
 
     # --- checkpoints ----------------------------------------------------------------------------
 

@@ -42,8 +42,8 @@ LONG = (
     "td3-hopper",
 )
 UNITS = {"env_steps": "environment steps", "updates": "updates", "epochs": "epochs"}
-#: What a curve shows where a run has hardly been evaluated, in order of preference.
-FIGURES = ("optimal_action", "episode_return", "episode_length", "residual")
+#: What a curve shows where evaluations are few or all the same, in order of preference.
+FIGURES = ("optimal_action", "episode_return", "episode_length", "residual", "start_value")
 ENOUGH = 6  # evaluations that make a curve
 SHOWN = {"mean": "greedy return", "episode_return": "return while training"}
 
@@ -142,7 +142,7 @@ def curves_of(
     evaluations = [[r for r in records if r["kind"] == "evaluation"] for records in runs]
     trained = [[r for r in records if r["kind"] == "train"] for records in runs]
     figure, series = "mean", evaluations
-    if min(map(len, evaluations)) < ENOUGH:
+    if any(len(e) < ENOUGH or not _changes("mean", e) for e in evaluations):
         changing = (f for f in FIGURES if all(_changes(f, records) for records in trained))
         figure = next(changing, "mean")
         series = evaluations if figure == "mean" else trained

@@ -68,6 +68,20 @@ def test_a_run_that_has_ended_keeps_its_last_value(tmp_path):
     assert curves[0, middle] == pytest.approx(10.0 + (ticks[middle] - 400.0) / 10.0)
 
 
+def test_a_curve_shows_what_changes(tmp_path):
+    """Every way to the goal is worth 1: so the length of the episodes is what was learned."""
+    experiment = config.load_experiment("options-four-rooms")
+    summary = written_run(tmp_path / "a", [(step, 1.0) for step in range(100, 900, 100)])
+    with (tmp_path / "a" / tracking.METRICS).open("a") as file:
+        for steps, length in ((100, 300.0), (500, 20.0)):
+            train = {"kind": "train", "env_steps": steps, "episode_return": 1.0}
+            file.write("\n" + json.dumps(train | {"episode_length": length}))
+    figure, ticks, curves = results.curves_of(experiment, [summary])
+    assert figure == "episode length"
+    assert (ticks[0], ticks[-1]) == (100.0, 500.0)
+    assert (curves[0, 0], curves[0, -1]) == (300.0, 20.0)
+
+
 def test_the_page_says_what_the_runs_did_and_finished_runs_are_used_again(tmp_path):
     where = ("-o", tmp_path / "out", "--runs", tmp_path / "runs", "--seeds", 2)
     measured = answer(*QUICK, *where)["measured"]

@@ -203,7 +203,7 @@ def test_a_run_on_disk_remembers_its_episode(tmp_path: Path) -> None:
     for observation, start in ((first, True), (second, False), (second, True), (first, True)):
         assert run.act(observation, start) in (0, 1)
         states.append(run.algorithm.state.clone())  # type: ignore[attr-defined]
-    memory, encoder = run.algorithm.network.memory, run.algorithm.network.encoder  # type: ignore
+    memory, encoder = run.algorithm.network.memory, run.algorithm.network.encoder  # type: ignore[union-attr]
     state = torch.zeros(1, memory.state_size)
     for observation, expected in zip((first, second), states, strict=False):
         with torch.no_grad():

@@ -126,8 +126,7 @@ class SARSA(Algorithm):
 
     def _draw(self, rows: np.ndarray) -> np.ndarray:
         """Epsilon-greedy actions ``(B,)`` in the table's rows ``(B,)``."""
-        epsilon = tabular.exploration(self.config, self.env_steps, self.table[-1, rows])
-        return tabular.epsilon_greedy(self.table[0, rows], epsilon, self.rng)
+        return tabular.behave(self.config, self.table, self.env_steps, rows, self.rng)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class SARSALambda(Algorithm):
 
     def process(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The rollout ``(T, B)`` with the states' numbers and the next actions."""
-        following = tabular.next_actions(batch, self._draw_at)
+        following = tabular.next_actions(batch, self._look_ahead)
         self.ahead = following[-1]
         rows = {name: batch[name] for name in ("action", "reward", "start", "valid")}
         rows["state"] = tabular.states(self.problem, batch["observation"])
@@ -117,13 +117,12 @@ class SARSALambda(Algorithm):
             error += abs(td_error)
         return {"td_error": error / max(len(row_envs), 1)}
 
-    def _draw_at(self, observation: np.ndarray) -> np.ndarray:
+    def _look_ahead(self, observation: np.ndarray) -> np.ndarray:
         return self._draw(tabular.states(self.problem, observation))
 
     def _draw(self, rows: np.ndarray) -> np.ndarray:
         """Epsilon-greedy actions ``(B,)`` in the table's rows ``(B,)``."""
-        epsilon = tabular.exploration(self.config, self.env_steps, self.table[-1, rows])
-        return tabular.epsilon_greedy(self.table[0, rows], epsilon, self.rng)
+        return tabular.behave(self.config, self.table, self.env_steps, rows, self.rng)
 
 
 if __name__ == "__main__":

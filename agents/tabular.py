@@ -128,6 +128,17 @@ def epsilon_greedy(values: np.ndarray, epsilon: Any, rng: np.random.Generator) -
     return np.where(draws[:, actions] < epsilon, anywhere, chosen)
 
 
+def behave(
+    config: ExplorationConfig,
+    table: np.ndarray,
+    env_steps: int,
+    rows: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Epsilon-greedy actions ``(B,)`` in rows ``(B,)`` of a table ``(planes, S, A)``: Q, N last."""
+    return epsilon_greedy(table[0, rows], exploration(config, env_steps, table[-1, rows]), rng)
+
+
 def epsilon_greedy_probability(
     values: np.ndarray, epsilon: np.ndarray, action: np.ndarray
 ) -> np.ndarray:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, NotNegative, Positive, Share
 from rlgen.errors import ConfigError
 from rlgen.generative.coder import Coder
 
@@ -44,18 +44,18 @@ class Autoencoder(Algorithm):
     class Config(Hyperparameters):
         """Hyper-parameters; the hidden layers between x and z are ``network.hidden``."""
 
-        latent: Annotated[int, Field(ge=1)] = 32  # k, size of z
+        latent: Count = 32  # k, size of z
         code: Literal["linear", "sigmoid", "relu"] = "sigmoid"  # the function that ends f
         output: Literal["linear", "sigmoid"] = "sigmoid"  # and g; sigmoid for data in [0, 1]
         tied: bool = False
         mask: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the values of x~ that are 0
-        noise: Annotated[float, Field(ge=0)] = 0.0  # standard deviation of x~ - x
-        l1: Annotated[float, Field(ge=0)] = 0.0  # weight of the codes' size
-        kl: Annotated[float, Field(ge=0)] = 0.0  # weight of the divergence from the target
-        target: Annotated[float, Field(gt=0, lt=1)] = 0.05  # r, mean activation of a unit
-        weight_decay: Annotated[float, Field(ge=0)] = 0.0
-        learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # Adam's
-        batch_size: Annotated[int, Field(ge=1)] = 128  # rows of a minibatch, over all workers
+        noise: NotNegative = 0.0  # standard deviation of x~ - x
+        l1: NotNegative = 0.0  # weight of the codes' size
+        kl: NotNegative = 0.0  # weight of the divergence from the target
+        target: Share = 0.05  # r, mean activation of a unit
+        weight_decay: NotNegative = 0.0
+        learning_rate: Positive = 1e-3  # Adam's
+        batch_size: Count = 128  # rows of a minibatch, over all workers
 
         @model_validator(mode="after")
         def _consistent(self) -> Self:

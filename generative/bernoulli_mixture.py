@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, NotNegative
 from rlgen.errors import ConfigError
 from rlgen.generative.em import Start, Sums, add, first_shares
 
@@ -48,11 +47,11 @@ class BernoulliMixture(Algorithm):
     class Config(Hyperparameters):
         """Hyper-parameters of `BernoulliMixture`."""
 
-        components: Annotated[int, Field(ge=1)] = 10  # K
+        components: Count = 10  # K
         start: Start = "k-means++"  # how the rows that it starts from are drawn
-        smoothing: Annotated[float, Field(ge=0)] = 0.5  # c, ones and zeros added to each count
-        tolerance: Annotated[float, Field(ge=0)] = 1e-4  # converged: a smaller gain, in nats a row
-        batch_size: Annotated[int, Field(ge=1)] = 5000  # rows at a time; the first start it
+        smoothing: NotNegative = 0.5  # c, ones and zeros added to each count
+        tolerance: NotNegative = 1e-4  # converged: a smaller gain, in nats a row
+        batch_size: Count = 5000  # rows at a time; the first start it
 
     source = "data"
     batch_axis = 0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, NotNegative
 from rlgen.generative.em import Sums, add
 from rlgen.generative.normals import Covariance, Gaussians
 
@@ -30,8 +29,8 @@ class Gaussian(Algorithm):
         """Hyper-parameters of `Gaussian`."""
 
         covariance: Covariance = "full"  # or one variance for each value
-        regularization: Annotated[float, Field(ge=0)] = 1e-6  # added to every variance
-        batch_size: Annotated[int, Field(ge=1)] = 5000  # rows at a time: bounds the memory only
+        regularization: NotNegative = 1e-6  # added to every variance
+        batch_size: Count = 5000  # rows at a time: bounds the memory only
 
     source = "data"
     batch_axis = 0
@@ -41,7 +40,6 @@ class Gaussian(Algorithm):
         assert problem.data_mean is not None
         self.network = Gaussians(1, torch.from_numpy(problem.data_mean), config.covariance)
         self.totals: Sums = {}
-        self.rows = 0  # of this epoch
 
     def process(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The sums of this worker's rows."""
@@ -51,11 +49,11 @@ class Gaussian(Algorithm):
     def update(self, batch: dict[str, Any]) -> Metrics:
         """Add up; at the end of the epoch, take the moments."""
         self.totals = add(self.totals, batch)
-        self.rows = round(float(self.totals["count"].sum()))
-        if self.rows >= self.problem.data_count:
+        rows = round(float(self.totals["count"].sum()))  # of this epoch
+        if rows >= self.problem.data_count:
             self.network.fit(self.totals, self.config.regularization)
             self.totals = {}
-        return {"rows": float(self.rows)}
+        return {"rows": float(rows)}
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The log density of rows ``(n, d)``, ``(n,)`` nats (eq 9.31)."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, NotNegative
 from rlgen.errors import ConfigError
 from rlgen.generative.em import Start, Sums, add, first_shares
 from rlgen.generative.normals import Covariance, Gaussians
@@ -37,12 +36,12 @@ class GaussianMixture(Algorithm):
     class Config(Hyperparameters):
         """Hyper-parameters of `GaussianMixture`."""
 
-        components: Annotated[int, Field(ge=1)] = 10  # K
+        components: Count = 10  # K
         covariance: Covariance = "full"  # or one variance for each value
         start: Start = "k-means++"  # how the seeds are drawn
-        regularization: Annotated[float, Field(ge=0)] = 1e-6  # added to every variance
-        tolerance: Annotated[float, Field(ge=0)] = 1e-4  # converged: a smaller gain, in nats a row
-        batch_size: Annotated[int, Field(ge=1)] = 5000  # rows at a time; the first start it
+        regularization: NotNegative = 1e-6  # added to every variance
+        tolerance: NotNegative = 1e-4  # converged: a smaller gain, in nats a row
+        batch_size: Count = 5000  # rows at a time; the first start it
 
     source = "data"
     batch_axis = 0

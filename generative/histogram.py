@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, NotNegative
 from rlgen.errors import ConfigError
 
 MOST_BINS = 2**22  # counts of 8 bytes that travel as the weights
@@ -41,10 +40,10 @@ class Histogram(Algorithm):
     class Config(Hyperparameters):
         """Hyper-parameters of `Histogram`."""
 
-        bins: Annotated[int, Field(ge=1)] = 30  # M, along each axis
-        smoothing: Annotated[float, Field(ge=0)] = 0.1  # c, rows added to each bin
-        margin: Annotated[float, Field(ge=0)] = 0.05  # each side's, as a share of the range
-        batch_size: Annotated[int, Field(ge=1)] = 5000  # rows at a time
+        bins: Count = 30  # M, along each axis
+        smoothing: NotNegative = 0.1  # c, rows added to each bin
+        margin: NotNegative = 0.05  # each side's, as a share of the range
+        batch_size: Count = 5000  # rows at a time
 
     source = "data"
     batch_axis = 0

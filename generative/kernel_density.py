@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, Positive
 
 
 class Kernels(nn.Module):
@@ -40,9 +39,9 @@ class KernelDensity(Algorithm):
         """Hyper-parameters of `KernelDensity`."""
 
         kernel: Literal["gaussian", "cube"] = "gaussian"
-        bandwidth: Annotated[float, Field(gt=0)] = 0.2  # h, in the units of the data
-        centres: Annotated[int, Field(ge=1)] = 10_000  # training rows kept; all, if there are fewer
-        batch_size: Annotated[int, Field(ge=1)] = 5000  # rows read at a time
+        bandwidth: Positive = 0.2  # h, in the units of the data
+        centres: Count = 10_000  # training rows kept; all, if there are fewer
+        batch_size: Count = 5000  # rows read at a time
 
     source = "data"
     batch_axis = 0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, Positive
 
 
 class Dictionary(nn.Module):
@@ -63,11 +62,11 @@ class SparseCoding(Algorithm):
     class Config(Hyperparameters):
         """Hyper-parameters of `SparseCoding`."""
 
-        atoms: Annotated[int, Field(ge=1)] = 128  # p, columns of the dictionary
-        eta: Annotated[float, Field(gt=0)] = 0.2  # weight of |z|_1
-        steps: Annotated[int, Field(ge=1)] = 100  # of FISTA
-        sweeps: Annotated[int, Field(ge=1)] = 2  # over the columns, each update
-        batch_size: Annotated[int, Field(ge=1)] = 128  # rows of a minibatch, over all workers
+        atoms: Count = 128  # p, columns of the dictionary
+        eta: Positive = 0.2  # weight of |z|_1
+        steps: Count = 100  # of FISTA
+        sweeps: Count = 2  # over the columns, each update
+        batch_size: Count = 128  # rows of a minibatch, over all workers
 
     source = "data"
     batch_axis = 0

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Hyperparameters
+from rlgen.config import Count, Hyperparameters, Positive, Whole
 from rlgen.errors import ConfigError
 
 
@@ -41,11 +41,11 @@ class StackedAutoencoder(Algorithm):
     class Config(Hyperparameters):
         """Hyper-parameters; the layers between x and z are ``sizes``, the last one that of z."""
 
-        sizes: list[Annotated[int, Field(ge=1)]] = Field([128, 32], min_length=1)
-        layer_epochs: Annotated[int, Field(ge=0)] = 20  # for each layer; 0: together from the start
+        sizes: list[Count] = Field([128, 32], min_length=1)
+        layer_epochs: Whole = 20  # for each layer; 0: together from the start
         mask: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of a layer's inputs hidden
-        learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # Adam's
-        batch_size: Annotated[int, Field(ge=1)] = 128  # rows of a minibatch, over all workers
+        learning_rate: Positive = 1e-3  # Adam's
+        batch_size: Count = 128  # rows of a minibatch, over all workers
 
     source = "data"
     batch_axis = 0

@@ -82,6 +82,7 @@ class Demonstrations:
         """``(N, ...)``, the true successors."""
         successor = np.roll(self.observation, -1, axis=0)
         successor[self.last] = self.last_observation
+        successor.flags.writeable = False
         return successor
 
     @cached_property
@@ -219,7 +220,7 @@ def _load(name: str, episodes: int | None, stamp: int) -> Demonstrations:
     if episodes is not None and episodes > held:
         raise ConfigError(f"demonstrations.episodes: {episodes} asked for, {name} holds {held}")
     result = whole if episodes is None else whole.first(episodes)
-    for column in (*_COLUMNS, "next_observation"):
+    for column in _COLUMNS:
         getattr(result, column).flags.writeable = False
     return result
 

@@ -103,7 +103,7 @@ class GAIL(Algorithm):
     def _discriminate(self, policy: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of the discriminator, on as many of the expert's steps."""
         count = len(policy["action"])
-        drawn = self.shown.rows("train", self.rng.integers(self.shown.count(), size=count))
+        drawn = self.shown.columns("train", self.rng.integers(self.shown.count(), size=count))
         expert = to_tensors(drawn, str(policy["action"].device))
         real = self.discriminator(expert["observation"], expert["action"])
         fake = self.discriminator(policy["observation"], policy["action"])

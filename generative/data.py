@@ -11,7 +11,8 @@ import math
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +41,8 @@ class DataSet:
         scale: what the stored values are divided by (255 for pixels, 1 for float32).
         binarize: whether values above one half become 1 and the others 0.
         labels: ``(n,)`` int64 of each split; empty where the set has none.
+        origin: ``(n,)`` int64 of each split, the row of the source (or of its test files) that each
+            row was; empty where they are in the source's order.
     """
 
     train: np.ndarray
@@ -49,10 +52,23 @@ class DataSet:
     scale: float
     binarize: bool
     labels: dict[str, np.ndarray]
+    origin: dict[str, np.ndarray] = field(default_factory=dict)
 
     def count(self, split: str) -> int:
         """The number of rows of ``"train"``, ``"validation"`` or ``"test"``."""
         return len(self._stored(split))
+
+    @property
+    def classes(self) -> int:
+        """The number of labels, those from 0 to the largest one; 0 where the rows have none."""
+        return 1 + max(int(y.max(initial=-1)) for y in self.labels.values()) if self.labels else 0
+
+    def columns(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """What a model gets of some rows: ``x``, as `rows`, and their labels ``y`` where there are."""
+        columns = {"x": self.rows(split, indices)}
+        if self.labels:
+            columns["y"] = self.labels[split][indices]
+        return columns
 
     def _stored(self, split: str) -> np.ndarray:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
@@ -78,6 +94,26 @@ class DataSet:
         if self.binarize:
             return 0.0, 1.0
         return float(self.train.min() / self.scale), float(self.train.max() / self.scale)
+
+    def outside(self, low: float, high: float) -> str:
+        """The first row of the source with a value not in [low, high], in words; "" if none.
+
+        Rows of every split count: the held-out ones are scored too.
+        """
+        found: list[tuple[int, int, float]] = []
+        for split in SPLITS:
+            x = self.rows(split, np.arange(self.count(split)))
+            bad = (x < low) | (x > high)
+            rows = np.flatnonzero(bad.any(axis=1))
+            if len(rows):
+                origin = self.origin.get(split, np.arange(len(x)))
+                row = rows[origin[rows].argmin()]
+                column = int(bad[row].argmax())
+                found.append((int(origin[row]), column, float(x[row, column])))
+        if not found:
+            return ""
+        row, column, value = min(found)
+        return _place((row, *np.unravel_index(column, self.shape)), value)
 
 
 def load(config: DataConfig, seed: int) -> DataSet:
@@ -137,10 +173,55 @@ def _load(config: DataConfig, seed: int, root: Path | None, stamp: int) -> DataS
     else:
         raw, test = _idx(name, root)
     if not np.isfinite([raw.x.min(), raw.x.max()]).all():
-        raise DataError(f"data.name: {name!r} holds values that are not finite; remove those rows")
+        place = _first(raw.x, ~np.isfinite(raw.x))
+        raise DataError(f"data.name: {name!r} must have finite values; {place}: remove such rows")
     if config.binarize and not 0 <= raw.x.min() <= raw.x.max() <= raw.scale:
-        raise DataError(f"data.binarize: the values of {name!r} are not in [0, 1]; set it to false")
+        place = _first(raw.x, (raw.x < 0) | (raw.x > raw.scale))
+        raise DataError(
+            f"data.binarize: the values of {name!r} are not in [0, 1] ({place}); set it to false"
+        )
+    _check_labels(name, raw, test)
     return _split(config, seed, raw, test)
+
+
+def _first(values: np.ndarray, bad: np.ndarray) -> str:
+    """The first offending value of ``(n, ...)``, in words."""
+    place = np.unravel_index(int(bad.argmax()), bad.shape)
+    return _place(place, values[place])
+
+
+def _place(index: Sequence[int | np.integer], value: float) -> str:
+    """A value and where it stands, counted from 0."""
+    row, *rest = map(int, index)
+    column = f"column {rest[0]}" if len(rest) == 1 else f"pixel {tuple(rest)}"
+    return f"row {row}, {column} holds {value:g}"
+
+
+def _check_labels(name: str, raw: _Raw, test: _Raw | None) -> None:
+    """Labels are 0, 1, 2 and so on: a model's tables are as long as the largest one.
+
+    Raises:
+        DataError: a label that cannot be one of so many rows, or that only the test rows have.
+    """
+    if raw.y is None:
+        return
+    bad = (raw.y < 0) | (raw.y >= len(raw.y))
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"data.name: {name!r} has the label {raw.y[row]} in row {row}; expected 0, 1, 2 and "
+            f"so on, less than its {len(raw.y)} rows"
+        )
+    if test is None or test.y is None:
+        return
+    most = int(raw.y.max())
+    bad = (test.y < 0) | (test.y > most)
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"data.name: {name!r} has the label {test.y[row]} in test row {row}; those of the "
+            f"training rows go from 0 to {most}"
+        )
 
 
 def _split(config: DataConfig, seed: int, raw: _Raw, test: _Raw | None) -> DataSet:
@@ -166,7 +247,12 @@ def _split(config: DataConfig, seed: int, raw: _Raw, test: _Raw | None) -> DataS
     for array in (*flat, *y):
         array.flags.writeable = False
     labels = dict(zip(SPLITS, y, strict=False))
-    return DataSet(flat[0], flat[1], flat[2], raw.x.shape[1:], raw.scale, config.binarize, labels)
+    if test:
+        parts[2] = np.arange(len(test.x))
+    origin = dict(zip(SPLITS, parts, strict=True))
+    return DataSet(
+        flat[0], flat[1], flat[2], raw.x.shape[1:], raw.scale, config.binarize, labels, origin
+    )
 
 
 def _share(share: float, count: int) -> int:
@@ -303,8 +389,8 @@ class Rows(Protocol):
     def count(self, split: str) -> int:
         """How many rows a split has."""
 
-    def rows(self, split: str, indices: np.ndarray) -> Any:
-        """Some rows of a split, an array or a dict of columns."""
+    def columns(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Some rows of a split, by the names of their columns."""
 
 
 class Shard:
@@ -337,8 +423,8 @@ class Shard:
         self.epoch = 0
         self.position = 0
 
-    def next(self) -> Any:
-        """This worker's rows of the next minibatch: of a `DataSet`, ``(n_i, d)`` float32.
+    def next(self) -> dict[str, np.ndarray]:
+        """This worker's rows of the next minibatch, by the names of their columns.
 
         Empty for some workers where the last minibatch of an epoch has fewer rows than workers.
         """
@@ -348,7 +434,7 @@ class Shard:
         self.position += 1
         if self.position * self.batch_size >= count:
             self.epoch, self.position = self.epoch + 1, 0
-        return self.dataset.rows("train", indices)
+        return self.dataset.columns("train", indices)
 
     def seek(self, minibatches: int) -> None:
         """Go on after so many minibatches since the start."""

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 MIN_SIDE = 56  # pixels; smaller images are enlarged by a whole factor
+FRAME_MS = 83  # of an animation
 SEPARATOR = 96  # gray level of the lines between images: neither ink nor paper
 
 
@@ -43,10 +44,7 @@ def save_grid(path: Path, rows: np.ndarray, shape: tuple[int, ...], columns: int
     if shape == (2,):
         _save_scatter(path, {"samples": rows})
         return
-    picture = grid(rows, shape, columns)
-    factor = max(1, -(-MIN_SIDE // min(shape[:2])))
-    enlarged = picture.repeat(factor, axis=0).repeat(factor, axis=1)
-    Image.fromarray(enlarged.squeeze(-1) if enlarged.shape[2:] == (1,) else enlarged).save(path)
+    Image.fromarray(_enlarged(rows, shape, columns)).save(path)
 
 
 def save_reconstructions(
@@ -71,6 +69,51 @@ def save_reconstructions(
             line[: len(chosen)] = chosen
             pairs.append(line)
     save_grid(path, np.concatenate(pairs), shape, columns)
+
+
+def save_animation(
+    path: Path, frames: np.ndarray, shape: tuple[int, ...], columns: int = 8
+) -> None:
+    """Write a GIF of frames ``(t, n, ...)`` of n rows each, twelve a second; the last stays longer.
+
+    Points are drawn on the axes of all frames together.
+    """
+    count, number = frames.shape[:2]
+    rows = frames.reshape(count, number, -1)
+    if shape == (2,):
+        box = [(float(rows[..., i].min()), float(rows[..., i].max())) for i in (0, 1)]
+        images = [Image.fromarray(_scatter_pixels(frame, box)) for frame in rows]
+    else:
+        columns = min(columns, number)
+        images = [Image.fromarray(_enlarged(frame, shape, columns)) for frame in rows]
+    duration = [FRAME_MS] * (count - 1) + [12 * FRAME_MS]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
+
+
+def _enlarged(rows: np.ndarray, shape: tuple[int, ...], columns: int) -> np.ndarray:
+    """A `grid` of pixels large enough to be seen."""
+    picture = grid(rows, shape, columns)
+    factor = max(1, -(-MIN_SIDE // min(shape[:2])))
+    enlarged = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    return enlarged.squeeze(-1) if enlarged.shape[2:] == (1,) else enlarged
+
+
+def _scatter_pixels(points: np.ndarray, box: list[tuple[float, float]]) -> np.ndarray:
+    """One frame of moving points, ``(h, w, 3)`` uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 4), dpi=80, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlim=_widened(box[0]), ylim=_widened(box[1]), aspect="equal")
+    axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6, linewidths=0)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _widened(limits: tuple[float, float]) -> tuple[float, float]:
+    margin = 0.05 * (limits[1] - limits[0] or 1.0)
+    return limits[0] - margin, limits[1] + margin
 
 
 def _save_scatter(path: Path, points: dict[str, np.ndarray]) -> None:

@@ -5,7 +5,8 @@ An algorithm file subclasses `Algorithm` once and fills in what its source needs
 ===========  =====================================================================
 every one    ``Config``, ``check``, ``__init__`` (the network or table), ``update``
 environment  ``act``; ``process`` where a rollout is not yet the batch
-data         ``evaluate``; ``sample``, ``reconstruct`` where the model has them
+data         ``evaluate``; of ``sample``, ``reconstruct``, ``encode``, ``decode``, ``prior``,
+             ``chain``, ``sample_labelled`` and ``measure`` those that the model has
 model        ``sweep`` (a slice of the states), ``act`` for the evaluation
 ===========  =====================================================================
 
@@ -15,7 +16,7 @@ device, its replay, its checkpoints (every attribute, see `rlgen.state`) and its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -31,6 +32,22 @@ from rlgen.errors import ConfigError
 from rlgen.replay import ReplayPlan
 
 Metrics = Mapping[str, "float | torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval.
+
+    Attributes:
+        value: the figure.
+        low, high: its interval: plus or minus one standard error where the note says no other.
+        note: how it was found, where that is not plain, such as the base of an AIS estimate.
+    """
+
+    value: float
+    low: float
+    high: float
+    note: str = ""
 
 
 class Model(Protocol):
@@ -62,11 +79,21 @@ class Problem:
     model: Model | None = None
     data_mean: np.ndarray | None = None  # (d,) float32 mean of the training rows, in [0, 1]
     data_range: tuple[float, float] = (0.0, 1.0)  # least and largest value of the training rows
+    #: Where the data first leaves [low, high], in words; "" where they do not. See `outside`.
+    data_outside: Callable[[float, float], str] | None = None
     data_shape: tuple[int, ...] = ()  # of one row before flattening, such as (28, 28)
     data_count: int = 0  # training rows, those of one epoch
+    data_classes: int = 0  # labels are 0 <= y < data_classes; 0 where the rows have none
     network: NetworkConfig | None = None
     normalize_observation: bool = False
     demonstrations: Demonstrations | None = None  # of an expert in that environment
+
+    def outside(self, low: float = 0.0, high: float = 1.0) -> str:
+        """Where the data leaves [low, high], in words for a message; "" where it does not."""
+        least, most = self.data_range
+        if self.data_outside is not None:
+            return self.data_outside(low, high)
+        return "" if low <= least and most <= high else f"found [{least:g}, {most:g}]"
 
 
 class Algorithm:
@@ -151,9 +178,41 @@ class Algorithm:
         """Draw ``(n, d)`` rows in data space."""
         raise ConfigError(f"{type(self).__name__} does not sample")
 
+    def sample_labelled(self, labels: torch.Tensor) -> torch.Tensor:
+        """Draw one row ``(n, d)`` of each label ``(n,)`` int64, by a model that learned them."""
+        raise ConfigError(f"{type(self).__name__} does not sample by label")
+
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstruct rows ``(n, d)``."""
         raise ConfigError(f"{type(self).__name__} does not reconstruct")
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """The codes ``(n, k)`` of rows ``(n, d)``; the means, where codes are random."""
+        raise ConfigError(f"{type(self).__name__} does not encode")
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """The rows ``(n, d)`` of codes ``(n, k)``; the means, where rows are random."""
+        raise ConfigError(f"{type(self).__name__} does not decode")
+
+    def prior(self, n: int) -> torch.Tensor:
+        """Draw codes ``(n, k)`` as the model assumes them to be distributed."""
+        raise ConfigError(f"{type(self).__name__} has no prior of codes")
+
+    def chain(self, n: int) -> Iterator[torch.Tensor]:
+        """The states ``(n, d)`` of n chains that sample, one after the other; may be endless."""
+        raise ConfigError(f"{type(self).__name__} does not sample by a chain")
+
+    def measure(self, batch: dict[str, Any]) -> Mapping[str, torch.Tensor | Estimate]:
+        """Figures too dear for the evaluations of a run, of some held-out rows.
+
+        ``(n,)`` figures of the rows, or estimates with an interval of their own.
+        """
+        raise ConfigError(f"{type(self).__name__} measures no more than evaluate does")
+
+    @classmethod
+    def has(cls, method: str) -> bool:
+        """Whether this algorithm fills in an optional method."""
+        return getattr(cls, method) is not getattr(Algorithm, method)
 
     @property
     def on_tensors(self) -> bool:

@@ -17,6 +17,7 @@ from rlgen.config import Experiment
 from rlgen.envs.vector import Environments
 from rlgen.errors import ConfigError
 from rlgen.evaluation import Evaluation
+from rlgen.generative import data
 from rlgen.problem import build, role_seed
 from rlgen.rollout import act
 from rlgen.scheduler import Scheduler, Summary, read_run_part
@@ -144,11 +145,71 @@ class Run:
         action = self._env.to_env(act(self.algorithm, batch, starts, greedy=True)["action"])[0]
         return action if action.shape else action.item()
 
-    def sample(self, n: int) -> np.ndarray:
-        """``(n, *shape)`` draws of a generative model."""
+    def sample(self, n: int, label: int | None = None) -> np.ndarray:
+        """``(n, *shape)`` draws of a generative model, of one label where it is conditional.
+
+        Raises:
+            ConfigError: a label that the model does not know, or has no use for.
+        """
+        algorithm = self.algorithm
         with torch.no_grad():
-            rows = self.algorithm.sample(n).numpy()
-        return rows.reshape(n, *self.algorithm.problem.data_shape)
+            if label is None:
+                return self._shaped(algorithm.sample(n))
+            if label >= algorithm.problem.data_classes:
+                raise ConfigError(
+                    f"sample: there is no label {label}; the data has "
+                    f"{algorithm.problem.data_classes} labels, from 0"
+                )
+            return self._shaped(algorithm.sample_labelled(torch.full((n,), label)))
+
+    def walk(self, n: int, steps: int) -> np.ndarray:
+        """``(n, steps, *shape)``: what codes on the line between two others stand for.
+
+        The ends are draws of the prior, where the model has one, and else the codes of held-out
+        rows.
+
+        Raises:
+            ConfigError: the model has no codes.
+        """
+        algorithm = self.algorithm
+        with torch.no_grad():
+            if algorithm.has("prior") or self.experiment.data is None:
+                ends = algorithm.prior(2 * n)
+            else:
+                rows = data.load(self.experiment.data, self.experiment.seed)
+                chosen = np.random.default_rng(self.experiment.seed).integers(
+                    rows.count("test"), size=2 * n
+                )
+                ends = algorithm.encode(torch.from_numpy(rows.rows("test", chosen)))
+            share = torch.linspace(0, 1, steps)[:, None, None]
+            codes = (1 - share) * ends[:n] + share * ends[n:]
+            walked = algorithm.decode(codes.reshape(steps * n, -1)).reshape(steps, n, -1)
+            return self._shaped(walked.swapaxes(0, 1))
+
+    def chain(self, n: int, frames: int, every: int = 1) -> np.ndarray:
+        """``(frames, n, *shape)``: every so many states of n chains that sample.
+
+        A chain that ends earlier gives fewer frames; its last state is always the last frame.
+
+        Raises:
+            ConfigError: the model does not sample by a chain.
+        """
+        shown: list[np.ndarray] = []
+        with torch.no_grad():
+            for number, state in enumerate(self.algorithm.chain(n)):
+                last, kept = state, number % every == 0
+                if kept:
+                    shown.append(self._shaped(state))
+                    if len(shown) == frames:
+                        break
+            else:
+                if not kept:
+                    shown.append(self._shaped(last))
+        return np.stack(shown)
+
+    def _shaped(self, rows: torch.Tensor) -> np.ndarray:
+        """Rows ``(..., d)`` as arrays ``(..., *shape)``."""
+        return rows.numpy().reshape(*rows.shape[:-1], *self.algorithm.problem.data_shape)
 
     def evaluate(
         self, episodes: int | None = None, split: str = "test", tick: int = 0

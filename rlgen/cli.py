@@ -11,20 +11,31 @@ import contextlib
 import importlib.resources
 import importlib.util
 import io
-import json
 import signal
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from rlgen import __version__
+from rlgen.command import (
+    INTERRUPTED,
+    AsJson,
+    ConfigName,
+    Debug,
+    Overrides,
+    Quiet,
+    RunDir,
+    Trace,
+    check_output,
+    console,
+    replying,
+)
 from rlgen.errors import ConfigError, RlgenError, did_you_mean
+from rlgen.plots import plot
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -32,7 +43,6 @@ if TYPE_CHECKING:
     from rlgen.config import Experiment
     from rlgen.scheduler import Scheduler, Summary
 
-USER_ERROR, BUG, INTERRUPTED = 2, 1, 130  # exit statuses; 130 is a shell's for Ctrl-C
 SPLITS = ("validation", "test")
 
 #: What Gymnasium registers whether or not the package behind it is installed.
@@ -52,61 +62,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure what the ready configurations reach.")
 app.add_typer(bench, name="bench")
-console = Console(highlight=False)  # finds sys.stdout anew at every use
-
-ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="See 'rlgen list', or a .yaml")]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: runs/NAME/RUN")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="key=value ...", help="Overrides, such as seed=3 stop.seconds=60"),
-]
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON object as the last line of stdout"),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors")]
-Trace = Annotated[bool, typer.Option("--trace", help="Print one batch's way with its times")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress")]
-
-
-@contextlib.contextmanager
-def replying(as_json: bool, debug: bool) -> Iterator[dict[str, Any]]:
-    """Around every command: its errors become one message and an exit status.
-
-    Yields the answer for the command to fill in. With ``as_json`` it is printed as the last line
-    of stdout, and everything else that is printed meanwhile goes to stderr.
-    """
-    answer: dict[str, Any] = {}
-    aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
-    status = 0
-    try:
-        with aside:
-            yield answer
-    except typer.Exit as exit_:
-        status = exit_.exit_code
-    except RlgenError as error:
-        # On one line: a space with many bounds prints itself on several.
-        status = _fail(answer, " ".join(str(error).split()), USER_ERROR, debug)
-    except KeyboardInterrupt as stop:
-        status = _fail(answer, str(stop) or "stopped", INTERRUPTED, debug)
-    except BrokenPipeError:
-        raise  # whoever read has gone, as 'head' does; typer ends quietly
-    except Exception as error:
-        hint = "" if debug else "; run again with --debug to see where"
-        status = _fail(answer, f"{type(error).__name__}: {error}{hint}", BUG, debug)
-    if as_json:
-        print(json.dumps(answer))
-    if status:
-        raise typer.Exit(status)
-
-
-def _fail(answer: dict[str, Any], message: str, status: int, debug: bool) -> int:
-    """Say what went wrong; called where an exception is being handled."""
-    if debug:
-        traceback.print_exc()
-    print(f"rlgen: {message}", file=sys.stderr)
-    answer["error"] = message
-    return status
+app.add_typer(plot, name="plot")
 
 
 def _show_version(wanted: bool) -> None:
@@ -199,20 +155,30 @@ def evaluate(
 @app.command()
 def sample(
     run: RunDir,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The PNG file to write")],
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many")] = 64,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The PNG or GIF file to write")],
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", min=1, help="How many: 64, or 8 walks")
+    ] = None,
+    label: Annotated[
+        int | None, typer.Option(min=0, help="Of a conditional model: only of this label")
+    ] = None,
+    walk: Annotated[
+        bool, typer.Option("--walk", help="Walks from code to code, one to a line of the PNG")
+    ] = False,
+    frames: Annotated[
+        int | None, typer.Option(min=2, help="Of a GIF: 48; steps of a walk in a PNG: 12")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Of a GIF of a chain: states a frame")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws")] = 0,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Draw samples of a generative model into a picture."""
+    """Draw samples of a generative model into a picture, or its sampling chain into a GIF."""
     with replying(as_json, debug) as answer:
         from rlgen.api import load
 
-        if output.suffix.lower() != ".png":
-            raise ConfigError(f"-o: expected a name that ends in .png, got {str(output)!r}")
-        if not output.parent.is_dir():
-            raise ConfigError(f"-o: there is no folder {str(output.parent)!r}")
+        check_output(output, ".png", ".gif")
+        animated = output.suffix.lower() == ".gif"
         loaded = load(run)
         if loaded.experiment.data is None:
             raise ConfigError(
@@ -227,15 +193,27 @@ def sample(
         if not pictures.drawable(shape):
             raise ConfigError(f"sample: rows of shape {shape} are neither images nor points")
         torch.manual_seed(seed)
-        rows = loaded.sample(count).reshape(count, -1)
-        pictures.save_grid(output, rows, shape)
-        answer |= {
-            "run_dir": str(run),
-            "file": str(output),
-            "count": count,
-            "seed": seed,
-        }
-        print(f"{count} samples in {output}")
+        chained = animated and not walk and loaded.algorithm.has("chain")
+        if label is not None and (animated or walk):
+            raise ConfigError("--label: chains and walks are of no label; draw samples into a PNG")
+        count = count or (8 if walk else 64)
+        frames = frames or (48 if animated else 12)
+        if chained:
+            pictures.save_animation(output, loaded.chain(count, frames, every), shape)
+            made = f"{frames} states of {count} chains"
+        elif animated:
+            pictures.save_animation(output, loaded.walk(count, frames).swapaxes(0, 1), shape)
+            made = f"{count} walks of {frames} steps"
+        elif walk:
+            steps = loaded.walk(count, frames)
+            pictures.save_grid(output, steps.reshape(count * frames, -1), shape, columns=frames)
+            made = f"{count} walks of {frames} steps"
+        else:
+            rows = loaded.sample(count, label)
+            pictures.save_grid(output, rows.reshape(count, -1), shape)
+            made = f"{count} samples"
+        answer |= {"run_dir": str(run), "file": str(output), "count": count, "seed": seed}
+        print(f"{made} in {output}")
 
 
 @app.command()

@@ -101,7 +101,7 @@ class Demonstrations:
         """N; nothing is held out, so there is one split."""
         return len(self.action)
 
-    def rows(self, split: str, indices: np.ndarray) -> Columns:
+    def columns(self, split: str, indices: np.ndarray) -> Columns:
         """The columns ``observation`` and ``action`` of some rows (a copy)."""
         return {"observation": self.observation[indices], "action": self.action[indices]}
 

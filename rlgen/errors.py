@@ -26,6 +26,10 @@ class EnvironmentFailure(RlgenError):
     """An environment that raised: names the worker, the environment and the seed."""
 
 
+class Diverged(RlgenError):
+    """A run whose losses or weights are no longer numbers: names its last good checkpoint."""
+
+
 class WorkerDied(RlgenError):
     """An actor's process ended, or it did not answer in time."""
 

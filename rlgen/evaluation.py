@@ -10,8 +10,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from rlgen.algorithm import Algorithm, write_weights
-from rlgen.batch import Batch, concatenate
+from rlgen.algorithm import write_weights
+from rlgen.batch import Batch, concatenate, to_tensors
 from rlgen.config import Experiment
 from rlgen.envs.vector import Environments, Step
 from rlgen.generative import data
@@ -121,8 +121,8 @@ class Evaluator:
         parts: list[dict[str, Any]] = []
         with torch.no_grad():
             for first in range(0, count, ROWS):
-                x = self.rows.rows(split, np.arange(first, min(first + ROWS, count)))
-                parts.append(dict(self.algorithm.evaluate({"x": torch.from_numpy(x)})))
+                columns = self.rows.columns(split, np.arange(first, min(first + ROWS, count)))
+                parts.append(dict(self.algorithm.evaluate(to_tensors(columns))))
         return {k: np.concatenate([np.asarray(part[k]) for part in parts]) for k in parts[0]}
 
     def pictures(self, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -134,11 +134,11 @@ class Evaluator:
         write_weights(self.algorithm, weights)
         count = min(PICTURES // 2, self.rows.count("validation"))
         originals = self.rows.rows("validation", np.arange(count))
-        made, shown = type(self.algorithm), {}
+        shown = {}
         with torch.no_grad():
-            if made.sample is not Algorithm.sample:
+            if self.algorithm.has("sample"):
                 shown["samples"] = self.algorithm.sample(PICTURES).numpy()
-            if made.reconstruct is not Algorithm.reconstruct:
+            if self.algorithm.has("reconstruct"):
                 reconstructions = self.algorithm.reconstruct(torch.from_numpy(originals))
                 shown |= {"originals": originals, "reconstructions": reconstructions.numpy()}
         return shown

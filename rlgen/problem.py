@@ -38,6 +38,7 @@ def load_problem(experiment: Experiment) -> Problem:
             data_range=rows.range(),
             data_shape=rows.shape,
             data_count=rows.count("train"),
+            data_classes=rows.classes,
             network=experiment.network,
         )
     else:

@@ -7,6 +7,7 @@ checkpoints, the records, and the conditions that end the run.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from rlgen import checkpoint, rundir
 from rlgen.config import Experiment
 from rlgen.crew import Crew
 from rlgen.cycle import Counters, Cycle
-from rlgen.errors import CheckpointError, ConfigError, WorkerDied
+from rlgen.errors import CheckpointError, ConfigError, Diverged, RlgenError, WorkerDied
 from rlgen.generative import pictures
 from rlgen.plan import connect, make_plan
 from rlgen.problem import load_problem
@@ -120,7 +121,13 @@ class Scheduler:
             self.record = tracker.record
             for message in self.warnings:
                 self.record("event", {"message": message})
-            summary = self._loop()
+            try:
+                summary = self._loop()
+            except RlgenError:
+                raise
+            except Exception:
+                self._check_weights()  # an actor may have stumbled over them
+                raise
             return summary
         except WorkerDied as error:
             if not self._kept():
@@ -131,6 +138,38 @@ class Scheduler:
             if tracker is not None:
                 tracker.close(summary)
             self.backend.shutdown()
+
+    def _check_weights(self) -> None:
+        """End a run whose weights are no longer numbers, before they are kept.
+
+        Raises:
+            Diverged: as `_check_metrics`.
+        """
+        if not np.isfinite(self.backend.get(self.cycle.weights)).all():
+            raise self._diverged("a weight is not finite")
+
+    def _check_metrics(self, metrics: dict[str, float]) -> None:
+        """End a run whose latest update was not of numbers.
+
+        Raises:
+            Diverged: names the figure and the last good checkpoint.
+        """
+        wrong = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+        if wrong:
+            raise self._diverged(", ".join(f"{name} is {value}" for name, value in wrong.items()))
+
+    def _diverged(self, what: str) -> Diverged:
+        if self._kept():
+            path = checkpoint.latest(self.run_dir / rundir.CHECKPOINTS, self.warn)
+            kept = f"the last good checkpoint is {path}, which 'rlgen eval {self.run_dir}' reads"
+        else:
+            kept = "no checkpoint was written before (checkpoint.every)"
+        message = (
+            f"training diverged after {self.cycle.counters.updates:,} updates: {what}; {kept}; "
+            "start anew with a smaller learning rate or clipped gradients"
+        )
+        self.record("event", {"message": message})
+        return Diverged(message)
 
     def _kept(self) -> bool:
         """Whether the run has a checkpoint."""
@@ -253,7 +292,9 @@ class Scheduler:
 
     def _record(self) -> None:
         """One line of metrics, of everything since the last one."""
-        self._latest |= self.crew.ask(self.crew.learner, "the learner", "metrics")
+        learned = self.crew.ask(self.crew.learner, "the learner", "metrics")
+        self._check_metrics(learned)
+        self._latest |= learned
         window, now = self._window, time.monotonic()
         elapsed = max(now - window.began, 1e-9)
         values: dict[str, Any] = asdict(self.cycle.counters)
@@ -357,6 +398,7 @@ class Scheduler:
             self._write_checkpoint()
 
     def _write_checkpoint(self) -> Path:
+        self._check_weights()
         config = self.experiment.checkpoint
 
         def fill(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from rlgen import demonstrations
-from rlgen.algorithm import Algorithm
 from rlgen.config import Experiment
 from rlgen.generative import data
 from rlgen.rollout import Produced, Worker
@@ -25,7 +24,7 @@ class DataWorker(Worker):
     def __init__(self, experiment: Experiment, index: int, seed: int) -> None:
         super().__init__(experiment, index, seed)
         # A model that leaves its minibatches as they are never looks at the weights here.
-        self.uses_weights = type(self.algorithm).process is not Algorithm.process
+        self.uses_weights = self.algorithm.has("process")
         self.shard = data.Shard(
             _rows(experiment),
             seed=experiment.seed,
@@ -36,9 +35,8 @@ class DataWorker(Worker):
 
     def _make(self, seconds: dict[str, float]) -> Produced:
         start = time.perf_counter()
-        rows = self.shard.next()
+        columns = self.shard.next()
         read = time.perf_counter()
-        columns = rows if isinstance(rows, dict) else {"x": rows}
         batch = self._process(columns)
         seconds |= {"read": read - start, "process": time.perf_counter() - read}
         count = len(next(iter(columns.values())))

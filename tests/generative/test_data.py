@@ -267,7 +267,7 @@ def test_the_workers_parts_join_to_the_global_minibatch(workers: int) -> None:
             100
         )
         for first in range(0, 100, 16):
-            joined = np.concatenate([shard.next() for shard in shards])
+            joined = np.concatenate([shard.next()["x"] for shard in shards])
             np.testing.assert_array_equal(joined, dataset.train[order[first : first + 16]])
             assert {shard.epochs for shard in shards} == {epoch + min(first + 16, 100) / 100}
 
@@ -289,7 +289,7 @@ def test_a_shard_goes_on_from_its_counters_with_other_workers() -> None:
     parts = [data.Shard(dataset, 0, 8, worker, 2) for worker in range(2)]
     for part in parts:
         part.epoch, part.position = whole.epoch, whole.position
-    np.testing.assert_array_equal(whole.next(), np.concatenate([p.next() for p in parts]))
+    np.testing.assert_array_equal(whole.next()["x"], np.concatenate([p.next()["x"] for p in parts]))
 
 
 def test_more_workers_than_rows_of_a_minibatch() -> None:
@@ -298,11 +298,11 @@ def test_more_workers_than_rows_of_a_minibatch() -> None:
         data.Shard(dataset, 0, batch_size=4, worker=0, workers=5)
     # The last minibatch of an epoch, of 2 rows, leaves two of four workers without any.
     shards = [data.Shard(dataset, 0, 4, worker, 4) for worker in range(4)]
-    sizes = [[len(shard.next()) for shard in shards] for _ in range(3)]
+    sizes = [[len(shard.next()["x"]) for shard in shards] for _ in range(3)]
     assert sizes == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 0, 1]]
-    assert shards[0].next().shape == (1, 2)
+    assert shards[0].next()["x"].shape == (1, 2)
     # A minibatch larger than the set is the set.
-    assert len(data.Shard(dataset, 0, batch_size=64).next()) == 10
+    assert len(data.Shard(dataset, 0, batch_size=64).next()["x"]) == 10
 
 
 @pytest.mark.skipif("RLGEN_DATA" not in os.environ, reason="needs MNIST in the folder RLGEN_DATA")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlgen.algorithm import Problem, read_weights
+from rlgen.batch import to_tensors
 from rlgen.config import load_experiment
 from rlgen.errors import ConfigError
 from rlgen.generative import data
@@ -310,7 +311,7 @@ def test_learning_raises_the_exact_likelihood_of_digits() -> None:
     first = figures()
     shard = data.Shard(dataset, 0, 20)
     while shard.epoch < 15:
-        model.update(model.process({"x": torch.from_numpy(shard.next())}))
+        model.update(model.process(to_tensors(shard.next())))
     last = figures()
     # Independent pixels give about -24.7 nats, 12 hidden units about -20.
     assert last[0] > first[0] + 2.5

@@ -13,6 +13,7 @@ from torch import nn
 
 import rlgen
 from rlgen.algorithm import Problem, read_weights, write_weights
+from rlgen.batch import to_tensors
 from rlgen.config import DataConfig, NetworkConfig, load_experiment
 from rlgen.errors import ConfigError
 from rlgen.generative import data
@@ -235,7 +236,7 @@ def test_learns_digits() -> None:
     p = torch.from_numpy(dataset.mean()).clamp(0.001, 0.999)
     independent = float(bernoulli_log_prob(x, p.logit()).mean())
     while shard.epoch < 20:
-        algorithm.update({"x": torch.from_numpy(shard.next())})
+        algorithm.update(to_tensors(shard.next()))
     with torch.no_grad():
         figures = algorithm.bound(x)
     elbo = float(figures["elbo"].mean())

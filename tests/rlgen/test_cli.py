@@ -387,7 +387,7 @@ def test_options_that_do_not_fit_the_run_are_refused(agent_run, model_run, in_tm
     refused("trains in an environment", "eval", agent_run, "--split", "test")
     refused("trains on data", "eval", model_run, "--episodes", 3)
     refused("did you mean 'validation'?", "eval", model_run, "--split", "valid")
-    refused("ends in .png, got 'x.jpg'", "sample", model_run, "-o", "x.jpg")
+    refused("ends in .png or .gif, got 'x.jpg'", "sample", model_run, "-o", "x.jpg")
     refused("there is no folder 'no'", "sample", model_run, "-o", "no/x.png")
     assert list(in_tmp.iterdir()) == []
 

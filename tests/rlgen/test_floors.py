@@ -16,9 +16,9 @@ FLOORS = {
     1: "algorithm replay linked_replay priorities links frames state checkpoint tracking rundir "
     "backends",
     2: "agents envs generative configs",
-    3: "problem rollout sources learner evaluation",
+    3: "problem rollout sources learner evaluation assessment",
     4: "plan crew cycle scheduler",
-    5: "api cli display doctor results __init__ __main__",
+    5: "api cli command plots figures display doctor results __init__ __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 OWNERS = {"ray": "rlgen.backends.", "wandb": "rlgen.tracking"}

@@ -1,0 +1,86 @@
+"""What the commands of the command line share: their options, their errors, their answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rlgen.errors import ConfigError, RlgenError
+
+USER_ERROR, BUG, INTERRUPTED = 2, 1, 130  # exit statuses; 130 is a shell's for Ctrl-C
+console = Console(highlight=False)  # finds sys.stdout anew at every use
+
+ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="See 'rlgen list', or a .yaml")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: runs/NAME/RUN")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="key=value ...", help="Overrides, such as seed=3 stop.seconds=60"),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object as the last line of stdout"),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors")]
+Trace = Annotated[bool, typer.Option("--trace", help="Print one batch's way with its times")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress")]
+
+
+@contextlib.contextmanager
+def replying(as_json: bool, debug: bool) -> Iterator[dict[str, Any]]:
+    """Around every command: its errors become one message and an exit status.
+
+    Yields the answer for the command to fill in. With ``as_json`` it is printed as the last line
+    of stdout, and everything else that is printed meanwhile goes to stderr.
+    """
+    answer: dict[str, Any] = {}
+    aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    status = 0
+    try:
+        with aside:
+            yield answer
+    except typer.Exit as exit_:
+        status = exit_.exit_code
+    except RlgenError as error:
+        # On one line: a space with many bounds prints itself on several.
+        status = _fail(answer, " ".join(str(error).split()), USER_ERROR, debug)
+    except KeyboardInterrupt as stop:
+        status = _fail(answer, str(stop) or "stopped", INTERRUPTED, debug)
+    except BrokenPipeError:
+        raise  # whoever read has gone, as 'head' does; typer ends quietly
+    except Exception as error:
+        hint = "" if debug else "; run again with --debug to see where"
+        status = _fail(answer, f"{type(error).__name__}: {error}{hint}", BUG, debug)
+    if as_json:
+        print(json.dumps(answer))
+    if status:
+        raise typer.Exit(status)
+
+
+def _fail(answer: dict[str, Any], message: str, status: int, debug: bool) -> int:
+    """Say what went wrong; called where an exception is being handled."""
+    if debug:
+        traceback.print_exc()
+    print(f"rlgen: {message}", file=sys.stderr)
+    answer["error"] = message
+    return status
+
+
+def check_output(output: Path, *endings: str) -> None:
+    """Refuse a file to write whose name has another ending, or whose folder is not there.
+
+    Raises:
+        ConfigError: says what was expected.
+    """
+    if output.suffix.lower() not in endings:
+        expected = " or ".join(endings)
+        raise ConfigError(f"-o: expected a name that ends in {expected}, got {str(output)!r}")
+    if not output.parent.is_dir():
+        raise ConfigError(f"-o: there is no folder {str(output.parent)!r}")

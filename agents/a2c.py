@@ -58,6 +58,7 @@ class A2C(Algorithm):
 
     Config = A2CConfig
     uses_network = True
+    data_parallel = True
     network_options = ("torso", "memory")
     config: A2CConfig
 

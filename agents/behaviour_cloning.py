@@ -57,6 +57,7 @@ class BehaviourCloning(Algorithm):
     Config = BehaviourCloningConfig
     source = "data"
     uses_network = True
+    data_parallel = True
     uses_demonstrations = True
     batch_axis = 0
     config: BehaviourCloningConfig

@@ -55,6 +55,7 @@ class DDPG(Algorithm):
 
     Config = DDPGConfig
     uses_network = True
+    data_parallel = True
     modes = ("sync", "async")
     config: DDPGConfig
 

@@ -91,6 +91,7 @@ class DQN(Algorithm):
 
     Config = DQNConfig
     uses_network = True
+    data_parallel = True
     modes = ("sync", "async")
     config: DQNConfig
 

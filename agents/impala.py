@@ -57,6 +57,7 @@ class IMPALA(Algorithm):
 
     Config = IMPALAConfig
     uses_network = True
+    data_parallel = True
     modes = ("async", "sync")
     config: IMPALAConfig
 

@@ -61,6 +61,7 @@ class SAC(Algorithm):
 
     Config = SACConfig
     uses_network = True
+    data_parallel = True
     modes = ("sync", "async")
     config: SACConfig
 

@@ -49,6 +49,7 @@ class TD3(Algorithm):
 
     Config = TD3Config
     uses_network = True
+    data_parallel = True
     modes = ("sync", "async")
     config: TD3Config
 

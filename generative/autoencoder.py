@@ -68,6 +68,7 @@ class Autoencoder(Algorithm):
     source = "data"
     batch_axis = 0
     uses_network = True
+    data_parallel = True
     network_options = ()
 
     def __init__(self, config: Config, problem: Problem, rng: np.random.Generator) -> None:
@@ -75,10 +76,10 @@ class Autoencoder(Algorithm):
         assert problem.network is not None
         assert problem.data_mean is not None
         mean = torch.from_numpy(problem.data_mean)
-        low, high = problem.data_range
-        if config.output == "sigmoid" and not 0 <= low <= high <= 1:
+        if config.output == "sigmoid" and (outside := problem.outside(0, 1)):
             raise ConfigError(
-                "hyperparameters.output: 'sigmoid' needs data in [0, 1]; use 'linear'"
+                "hyperparameters.output: 'sigmoid' needs data in [0, 1], not "
+                f"{outside}; use 'linear'"
             )
         if config.tied and problem.network.layer_norm:
             raise ConfigError("network.layer_norm: a tied decoder has none; set it to false")

@@ -6,7 +6,7 @@ An algorithm file subclasses `Algorithm` once and fills in what its source needs
 every one    ``Config``, ``check``, ``__init__`` (the network or table), ``update``
 environment  ``act``; ``process`` where a rollout is not yet the batch
 data         ``evaluate``; of ``sample``, ``reconstruct``, ``encode``, ``decode``, ``prior``,
-             ``chain``, ``sample_labelled`` and ``measure`` those that the model has
+             ``chain``, ``sample_labelled``, ``next_log_prob`` and ``measure`` those that it has
 model        ``sweep`` (a slice of the states), ``act`` for the evaluation
 ===========  =====================================================================
 
@@ -16,7 +16,7 @@ device, its replay, its checkpoints (every attribute, see `rlgen.state`) and its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -79,21 +79,25 @@ class Problem:
     model: Model | None = None
     data_mean: np.ndarray | None = None  # (d,) float32 mean of the training rows, in [0, 1]
     data_range: tuple[float, float] = (0.0, 1.0)  # least and largest value of the training rows
-    #: Where the data first leaves [low, high], in words; "" where they do not. See `outside`.
+    #: The first value that is not in [low, high], in words for a message. See `outside`.
     data_outside: Callable[[float, float], str] | None = None
     data_shape: tuple[int, ...] = ()  # of one row before flattening, such as (28, 28)
     data_count: int = 0  # training rows, those of one epoch
+    data_vocabulary: tuple[str, ...] = ()  # of a text, whose rows hold places in it
     data_classes: int = 0  # labels are 0 <= y < data_classes; 0 where the rows have none
     network: NetworkConfig | None = None
     normalize_observation: bool = False
     demonstrations: Demonstrations | None = None  # of an expert in that environment
 
-    def outside(self, low: float = 0.0, high: float = 1.0) -> str:
-        """Where the data leaves [low, high], in words for a message; "" where it does not."""
+    def outside(self, low: float, high: float) -> str:
+        """The first value of the data not in [low, high] and its place, in words; "" if none.
+
+        For `Algorithm.check`: "needs values in [0, 1], not -0.5 in row 3, column 7".
+        """
         least, most = self.data_range
         if self.data_outside is not None:
             return self.data_outside(low, high)
-        return "" if low <= least and most <= high else f"found [{least:g}, {most:g}]"
+        return "" if low <= least and most <= high else f"in [{least:g}, {most:g}]"
 
 
 class Algorithm:
@@ -122,8 +126,13 @@ class Algorithm:
     #: Whether it learns from recorded episodes (`Problem.demonstrations`); with the source "data",
     #: the batches are their rows, and the evaluation plays episodes.
     uses_demonstrations: ClassVar[bool] = False
+    #: Whether it models texts: rows of `Problem.data_shape[0]` tokens of a vocabulary.
+    uses_text: ClassVar[bool] = False
     #: Whether it needs the environment's model too (`Problem.model`), where that is not its source.
     uses_model: ClassVar[bool] = False
+    #: Whether several learners may share its batches (`rlgen.peers`): all that an update learns
+    #: goes through the gradients of means over rows.
+    data_parallel: ClassVar[bool] = False
     #: What it uses of the network section beyond its layers: "torso" (by `make_encoder`), "memory".
     network_options: ClassVar[tuple[str, ...]] = ("torso",)
     #: The attribute that travels to the workers as the flat weights: a module, or an array. With
@@ -185,6 +194,10 @@ class Algorithm:
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstruct rows ``(n, d)``."""
         raise ConfigError(f"{type(self).__name__} does not reconstruct")
+
+    def next_log_prob(self, prefix: torch.Tensor) -> torch.Tensor:
+        """Log probabilities ``(n, V)`` of the token after prefixes ``(n, t)`` int64, t >= 0."""
+        raise ConfigError(f"{type(self).__name__} does not go on with a text")
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """The codes ``(n, k)`` of rows ``(n, d)``; the means, where codes are random."""

@@ -80,11 +80,14 @@ class DataConfig(Section):
     """The data set that the workers read."""
 
     name: str = Field(
-        description="digits, mnist or another IDX folder, openml:NAME, FILE.npz, or a 2-D density"
+        description="digits, mnist or another IDX folder, openml:NAME, FILE.npz, a 2-D density; "
+        "of text: fables, or FILE.txt"
     )
     root: Path | None = Field(None, description="folder of the IDX data sets; else RLGEN_DATA")
     binarize: bool = Field(False, description="pixels above one half become 1, the others 0")
     size: Count = Field(10_000, description="rows drawn of a synthetic density")
+    tokens: Literal["characters", "words"] = Field("characters", description="of a text")
+    window: Annotated[int, Field(ge=3)] = Field(64, description="tokens of one row of a text")
     validation: Share = Field(0.1, description="share of the training rows held out")
     test: Share = Field(0.1, description="share held out where there is no test set of its own")
 
@@ -118,7 +121,7 @@ def _absolute_paths(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_path(key: str, value: str | Path) -> bool:
-    return key == "root" or (key in ("name", "path") and str(value).endswith(".npz"))
+    return key == "root" or (key in ("name", "path") and str(value).endswith((".npz", ".txt")))
 
 
 class NetworkConfig(Section):
@@ -148,6 +151,7 @@ class SchedulerConfig(Section):
 
     backend: Literal["inline", "ray"] = "inline"
     workers: Count = Field(1, description="rollout, data or model workers")
+    learners: Count = Field(1, description="which share every batch and their gradients")
     mode: Literal["sync", "async"] = "sync"
     address: str = Field("local", description="'local', 'auto' or host:port of a Ray cluster")
     max_lag: Count | None = Field(None, description="async: older batches are dropped (versions)")
@@ -165,6 +169,8 @@ class SchedulerConfig(Section):
     def _consistent(self) -> Self:
         if self.backend == "inline" and self.address != "local":
             raise ValueError(f"address={self.address} needs backend=ray, not inline")
+        if self.backend == "inline" and self.learners > 1:
+            raise ValueError(f"learners={self.learners} needs backend=ray, not inline")
         if self.max_lag is not None and self.mode == "sync":
             raise ValueError("max_lag belongs to mode=async; a sync batch is never late")
         return self
@@ -367,6 +373,11 @@ def resolve_experiment(plain: Mapping[str, Any]) -> Experiment:
     if experiment.scheduler.mode not in algorithm.modes:
         raise ConfigError(
             f"scheduler.mode: {experiment.algorithm} runs only in mode {'/'.join(algorithm.modes)}"
+        )
+    if experiment.scheduler.learners > 1 and not algorithm.data_parallel:
+        raise ConfigError(
+            f"scheduler.learners: {experiment.algorithm} does not learn by gradients of a mean "
+            "over rows alone, which several learners could share; use 1"
         )
     return experiment
 

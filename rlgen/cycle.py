@@ -64,7 +64,7 @@ class Cycle:
         self.observe = observe  # told of the infos and the report of every update
         self.counters = Counters()
         self.converged = False
-        self.weights, version = self.backend.call(crew.learner, "weights", returns=2)
+        self.weights, version = crew.call_learners("weights", returns=2)
         self.version: int = crew.answer(version, "the learner")
         self._flights: dict[Any, Flight] = {}
         self._dropped_in_a_row = 0
@@ -101,7 +101,7 @@ class Cycle:
         return info, Flight(worker, batch, None, time.monotonic())
 
     def _update(self, infos: list[dict[str, Any]], batches: list[Any]) -> Any:
-        return self.backend.call(self.crew.learner, "update", infos, *batches, returns=2)
+        return self.crew.call_learners("update", infos, *batches, returns=2)
 
     def _land(self, future: Any, flight: Flight) -> tuple[dict[str, Any], Any]:
         """The info and the batch of a request; asked again of a new worker if this one dies."""

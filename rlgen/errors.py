@@ -34,6 +34,10 @@ class WorkerDied(RlgenError):
     """An actor's process ended, or it did not answer in time."""
 
 
+class PeerLost(WorkerDied):
+    """A learner that lost touch with the others: the cause lies with one of those."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` with the nearest known name, or all where none is near."""
     known = sorted(known)

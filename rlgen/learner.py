@@ -83,20 +83,20 @@ class Learner:
     def _learn(self, batch: Batch) -> None:
         """One update of a fresh batch, or as many of replayed ones as are owed."""
         if self.replay is None:
-            self.latest = self.algorithm.update(self._columns(batch))
-            self.updates += 1
+            self._update(batch)
             return
         while self.replay.owes_update():
-            self.latest = self.algorithm.update(self._columns(self.replay.sample()))
+            self._update(self.replay.sample())
             self.replay.learned(self.algorithm.priorities)
-            self.updates += 1
+
+    def _update(self, batch: Batch) -> None:
+        columns = to_tensors(batch, self.device) if self.algorithm.on_tensors else batch
+        self.latest = self.algorithm.update(columns)
+        self.updates += 1
 
     def metrics(self) -> dict[str, float]:
         """The metrics of the latest update (apart from it, for reading waits for the device)."""
         return {name: float(value) for name, value in self.latest.items()}
-
-    def _columns(self, batch: Batch) -> dict[str, Any]:
-        return to_tensors(batch, self.device) if self.algorithm.on_tensors else batch
 
     def adopt(self, weights: np.ndarray) -> None:
         """Take the given weights, those that an evaluation found to reach the target."""
@@ -109,7 +109,7 @@ class Learner:
         checkpoint.write_part(
             path, "weights", {"version": self.version}, {"weights": read_weights(self.algorithm)}
         )
-        own = state.capture(self, skip=("replay", "device", "latest"))
+        own = state.capture(self, skip=("replay", "device", "latest", "peers"))
         checkpoint.write_part(path, "learner", own.plain, own.arrays)
         if self.replay is not None and with_replay:
             ring = state.capture(self.replay, skip=("rng",))

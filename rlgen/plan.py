@@ -17,6 +17,7 @@ WORKERS = {
     "data": "rlgen.sources:DataWorker",
     "model": "rlgen.sources:ModelWorker",
 }
+LEARNERS = {False: "rlgen.learner:Learner", True: "rlgen.peers:PeerLearner"}  # alone, or not
 TASKS = {
     "environment": "rollouts of {0.env.num_envs} x {0.env.id}",
     "data": "minibatches of {0.data.name}",
@@ -39,7 +40,7 @@ class Role:
 
 
 def make_plan(experiment: Experiment) -> list[Role]:
-    """The actors of a run: the learner, its workers, the evaluator.
+    """The actors of a run: the learners, their workers, the evaluator.
 
     Raises:
         ConfigError: a GPU is asked for where there is none.
@@ -53,7 +54,7 @@ def make_plan(experiment: Experiment) -> list[Role]:
     task = "demonstrations" if source == "data" and experiment.data is None else source
     return [
         Role(
-            "learner", "rlgen.learner:Learner", 1, scheduler.learner_cpus,
+            "learner", LEARNERS[scheduler.learners > 1], scheduler.learners, scheduler.learner_cpus,
             scheduler.learner_gpus, scheduler.learner_threads, f"updates of {experiment.algorithm}",
         ),
         Role(
@@ -90,7 +91,8 @@ def connect(experiment: Experiment, plan: list[Role]) -> Any:
 def spawn(backend: Any, experiment: Experiment, role: Role, index: int = 0, life: int = 0) -> Any:
     """Start one actor of a role; ``life`` counts its restarts and renews its random stream."""
     seed = role_seed(experiment.seed, role.name, index, life)
-    args = (experiment, index, seed) if role.name == "worker" else (experiment, seed)
+    several = role.name == "worker" or role.target == LEARNERS[True]
+    args = (experiment, index, seed) if several else (experiment, seed)
     return backend.spawn(role.target, args, seed, role.threads, cpus=role.cpus, gpus=role.gpus)
 
 

@@ -238,7 +238,7 @@ class Scheduler:
         if self._reached is not None:
             # The run's result is the weights that were evaluated, however much later that showed.
             reason = "target"
-            self.crew.ask(self.crew.learner, "the learner", "adopt", self._reached)
+            self.crew.ask_learners("adopt", self._reached)
             self.cycle.weights = self._reached
         elif reason != "interrupted" and self._evaluated_version != self.cycle.version:
             self._launch_evaluation()
@@ -292,7 +292,8 @@ class Scheduler:
 
     def _record(self) -> None:
         """One line of metrics, of everything since the last one."""
-        learned = self.crew.ask(self.crew.learner, "the learner", "metrics")
+        parts = self.crew.ask_learners("metrics")
+        learned = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
         self._check_metrics(learned)
         self._latest |= learned
         window, now = self._window, time.monotonic()
@@ -403,7 +404,7 @@ class Scheduler:
 
         def fill(folder: Path) -> None:
             crew = self.crew
-            crew.ask(crew.learner, "the learner", "save", str(folder), config.replay)
+            crew.ask(crew.learners[0], "the learner", "save", str(folder), config.replay)
             states = crew.capture() if self._sync else []
             for index, own in enumerate(states):
                 checkpoint.write_part(folder, f"worker-{index}", own.plain, own.arrays)
@@ -432,8 +433,10 @@ class Scheduler:
         equal = self._sync and stored == self.experiment.scheduler.workers and not plain["opaque"]
         # Workers that begin anew draw from streams of their own, not from their first ones again.
         self.crew.start(life=0 if equal else counters.cycles)
-        self.crew.ask(self.crew.learner, "the learner", "load", str(resume))
-        self.backend.set_random(self.crew.learner, random["learner"])
+        self.crew.ask_learners("load", str(resume))
+        for name, learner in zip(self.crew.learner_streams(), self.crew.learners, strict=True):
+            if name in random:  # else there were fewer
+                self.backend.set_random(learner, random[name])
         if equal:
             self.crew.restore(resume, random)
         elif plain["opaque"]:

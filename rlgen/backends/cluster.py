@@ -80,6 +80,12 @@ def connect(address: str, cpus: float, gpus: float) -> None:
         raise ConfigError(message) from error
 
 
+def node_address() -> str:
+    """The IP address of the node that this actor runs on."""
+    address: str = ray.util.get_node_ip_address()
+    return address
+
+
 @contextlib.contextmanager
 def _environment(key: str, value: str) -> Iterator[None]:
     """Set an environment variable for as long as the block runs."""

@@ -39,6 +39,9 @@ class SlowCrew:
         self.version = 0
         self.replaced: list[int] = []
 
+    def call_learners(self, method: str, *args: Any, returns: int = 1) -> Any:
+        return self.call(self.learner, method, *args, returns=returns)
+
     def silent(self, who: str) -> WorkerDied:
         return WorkerDied(f"{who}: no answer")
 

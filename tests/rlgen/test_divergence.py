@@ -11,6 +11,7 @@ import rlgen
 from rlgen import checkpoint
 from rlgen.config import load_experiment
 from rlgen.errors import Diverged
+from rlgen.generative import vae
 from rlgen.scheduler import Scheduler
 
 VAE = {
@@ -36,10 +37,10 @@ def only_run(tmp_path: Path) -> Path:
     return run
 
 
-def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path: Path, monkeypatch):
-    from rlgen.generative.vae import VAE as Model
-
-    plain = Model.update
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    plain = vae.VAE.update
     updates = 0
 
     def explode(self: Any, batch: dict[str, Any]) -> Any:
@@ -48,7 +49,7 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path: Path
         metrics = dict(plain(self, batch))
         return metrics | {"elbo": metrics["elbo"] * float("nan")} if updates > 20 else metrics
 
-    monkeypatch.setattr(Model, "update", explode)
+    monkeypatch.setattr(vae.VAE, "update", explode)
     message = diverge(VAE, tmp_path, **{"checkpoint.every": 1, "tracking.every_s": 1e-6})
     run = only_run(tmp_path)
     # 800 training rows make 8 or 9 updates an epoch: two epochs are kept, the third is not.

@@ -16,7 +16,7 @@ FLOORS = {
     1: "algorithm replay linked_replay priorities links frames state checkpoint tracking rundir "
     "backends",
     2: "agents envs generative configs",
-    3: "problem rollout sources learner evaluation assessment",
+    3: "problem rollout sources learner peers evaluation assessment",
     4: "plan crew cycle scheduler",
     5: "api cli command plots figures display doctor results __init__ __main__",
 }

@@ -7,44 +7,16 @@ processes of its own is tested in test_same_answer.py, test_faults.py and test_a
 
 import numpy as np
 import pytest
-import ray
 from experiments import TINY, train
+from pooled import pooled_backend
 
 from rlgen.backends import ray as ray_backend
-from rlgen.backends.host import Host
-
-
-class Vacant(Host):
-    """A host whose actor comes later, and then another one."""
-
-    def __init__(self):
-        pass
-
-    def move_in(self, *arguments):
-        Host.__init__(self, *arguments)
 
 
 @pytest.fixture(scope="module")
 def pool():
-    """A cluster, and a backend class that keeps its actors from one run to the next."""
-    cluster = ray_backend.RayBackend("local", 8.0, 0.0)
-    vacant = []
-
-    class Pooled(ray_backend.RayBackend):
-        def __init__(self, address, cpus, gpus):
-            self.taken = []
-
-        def spawn(self, target, args, seed, threads, cpus=1.0, gpus=0.0):
-            actor = vacant.pop() if vacant else ray.remote(Vacant).options(num_cpus=cpus).remote()
-            self.taken.append(actor)
-            actor.move_in.remote(target, args, seed, threads)
-            return actor
-
-        def shutdown(self):
-            vacant.extend(self.taken)
-
-    yield Pooled
-    cluster.shutdown()
+    with pooled_backend() as backend:
+        yield backend
 
 
 @pytest.mark.parametrize("name", TINY)

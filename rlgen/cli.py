@@ -168,7 +168,9 @@ def sample(
     frames: Annotated[
         int | None, typer.Option(min=2, help="Of a GIF: 48; steps of a walk in a PNG: 12")
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Of a GIF of a chain: states a frame")] = 1,
+    every: Annotated[
+        int | None, typer.Option(min=1, help="Of a GIF of a chain: states a frame, 1")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws")] = 0,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -196,11 +198,16 @@ def sample(
         chained = animated and not walk and loaded.algorithm.has("chain")
         if label is not None and (animated or walk):
             raise ConfigError("--label: chains and walks are of no label; draw samples into a PNG")
+        if every is not None and not chained:
+            raise ConfigError("--every: only a GIF of a sampling chain leaves out states")
+        if frames is not None and not (animated or walk):
+            raise ConfigError("--frames: samples in a PNG have none; use --walk, or write a GIF")
         count = count or (8 if walk else 64)
         frames = frames or (48 if animated else 12)
         if chained:
-            pictures.save_animation(output, loaded.chain(count, frames, every), shape)
-            made = f"{frames} states of {count} chains"
+            states = loaded.chain(count, frames, every or 1)
+            pictures.save_animation(output, states, shape)
+            made = f"{len(states)} states of {count} chains"
         elif animated:
             pictures.save_animation(output, loaded.walk(count, frames).swapaxes(0, 1), shape)
             made = f"{count} walks of {frames} steps"

@@ -12,13 +12,14 @@ import time
 import uuid
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rlgen import __version__, cli, display
+from rlgen import __version__, cli, display, load
 from rlgen.config import load_experiment
 from rlgen.scheduler import Progress
 
@@ -174,6 +175,50 @@ def test_eval_of_a_model_takes_a_split(model_run):
     test, validation = (answer("eval", model_run, "--split", s) for s in ("test", "validation"))
     assert answer("eval", model_run) == test
     assert test["mean"] != validation["mean"] and test["rows"] > 100
+
+
+@pytest.fixture(scope="module")
+def chain_run(tmp_path_factory):
+    return run_in(tmp_path_factory.mktemp("chain"), ["rbm-digits", "stop.epochs=1"])
+
+
+def frames_of(path):
+    with Image.open(path) as gif:
+        return [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(gif)]
+
+
+def test_walks_go_from_code_to_code(model_run, tmp_path):
+    answer("sample", model_run, "-o", tmp_path / "walk.png", "--walk", "-n", 3, "--frames", 5)
+    # Cells of 8 x 8 pixels and lines of one, seven times enlarged.
+    assert Image.open(tmp_path / "walk.png").size == (7 * (5 * 9 + 1), 7 * (3 * 9 + 1))
+    answer("sample", model_run, "-o", tmp_path / "walk.gif", "-n", 3, "--frames", 5)
+    frames = frames_of(tmp_path / "walk.gif")
+    assert len(frames) == 5 and (frames[0] != frames[4]).any()
+    walks = load(model_run).walk(2, 9)
+    assert walks.shape == (2, 9, 8, 8)
+    steps = np.abs(np.diff(walks, axis=1)).max()
+    assert 0 < steps < np.abs(walks[:, 0] - walks[:, -1]).max()
+
+
+def test_a_chain_is_an_animation_of_its_states(chain_run, tmp_path):
+    answer("sample", chain_run, "-o", tmp_path / "a.gif", "-n", 4, "--frames", 6, "--every", 3)
+    assert len(frames_of(tmp_path / "a.gif")) == 6
+    torch.manual_seed(0)
+    every = load(chain_run).chain(4, 6)
+    torch.manual_seed(0)
+    third = load(chain_run).chain(4, 2, every=3)
+    assert every.shape == (6, 4, 8, 8)
+    np.testing.assert_array_equal(third, every[::3])
+
+
+def test_options_without_an_effect_on_samples_are_refused(model_run, chain_run, tmp_path):
+    png, gif = tmp_path / "x.png", tmp_path / "x.gif"
+    refused("--every: only a GIF of a sampling chain", "sample", model_run, "-o", gif, "--every", 2)
+    refused("--every: only a GIF", "sample", chain_run, "-o", png, "--every", 2)
+    refused("--frames: samples in a PNG have none", "sample", model_run, "-o", png, "--frames", 9)
+    refused("--label: chains and walks", "sample", chain_run, "-o", gif, "--label", 3)
+    refused("this model learned none", "sample", model_run, "-o", png, "--label", 3)
+    refused("there is no label 12; the data has 10", "sample", model_run, "-o", png, "--label", 12)
 
 
 def test_sample_draws_a_picture_that_its_seed_repeats(model_run, tmp_path):

@@ -1,8 +1,8 @@
-"""What the ready agents reach, measured: seeds trained, curves drawn, one page written.
+"""What the ready configurations reach, measured: seeds trained, curves drawn, one page written.
 
-``rlgen bench results`` trains every agent's ready configuration over several seeds, and writes the
-page whose numbers this project claims, and nothing else. Finished runs are kept and used again, so
-that it can be interrupted.
+``rlgen bench results`` trains every agent's ready configuration over several seeds, and every
+model's (`rlgen.model_results`), and writes the page whose numbers this project claims, and nothing
+else. Finished runs are kept and used again, so that it can be interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from rlgen import registry, rundir
+from rlgen import model_results, registry, rundir
 from rlgen.api import load
 from rlgen.config import Experiment, config_names, read_config, resolve_experiment, set_keys
 from rlgen.errors import ConfigError
@@ -216,6 +216,7 @@ def row(result: Result) -> list[str]:
 
 def write(
     results: Sequence[Result],
+    models: Sequence[model_results.ModelResult],
     missing: dict[str, str],
     folder: Path,
     seeds: int,
@@ -226,20 +227,39 @@ def write(
     Raises:
         ConfigError: the folder cannot be written.
     """
-    heading = ("config", "algorithm", "environment", "score", "target reached", "ended after")
     lines = [
         "# Results",
         "",
         f"Made by `rlgen bench results{' --quick' if quick else ''}` from the ready configurations "
-        f"as they are, {seeds} seed{'s' if seeds > 1 else ''} each, with "
+        "as they are, with "
         + ", ".join(f"{name} {version}" for name, version in rundir.versions().items())
         + ".",
         "",
-        *(
-            ["**A quick look: one seed and budgets cut short. These numbers claim nothing.**", ""]
-            if quick
-            else []
-        ),
+    ]
+    if quick:
+        lines += ["**A quick look: budgets cut short. These numbers claim nothing.**", ""]
+    if missing:
+        lines += ["Not measured:", "", *(f"- {n}: {why}" for n, why in missing.items()), ""]
+    try:
+        lines += _agents(results, folder, seeds) if results else []
+        if models:
+            lines += model_results.table(models)
+        for model in models:
+            lines += model_results.section(model, folder, PICTURES)
+        page = folder / PAGE
+        page.write_text("\n".join(lines))
+    except OSError as error:
+        raise ConfigError(f"-o: cannot write to {str(folder)!r}: {error.strerror}") from error
+    return page
+
+
+def _agents(results: Sequence[Result], folder: Path, seeds: int) -> list[str]:
+    """The table and the pictures of the agents."""
+    heading = ("config", "algorithm", "environment", "score", "target reached", "ended after")
+    lines = [
+        "## Agents",
+        "",
+        f"{seeds} seed{'s' if seeds > 1 else ''} each. "
         f"*Score*: the mean return of at least {EPISODES} fresh greedy episodes with the final "
         "weights, its mean over the seeds with the bootstrap 95 % interval of that mean. *Ended "
         "after*: median, with the least and the most, at the target or at the end of the budget. "
@@ -252,15 +272,8 @@ def write(
         *(f"| {' | '.join(row(result))} |" for result in results),
         "",
     ]
-    if missing:
-        lines += ["Not measured:", "", *(f"- {n}: {why}" for n, why in missing.items()), ""]
-    try:
-        for result in results:
-            name = result.experiment.name
-            draw(result, folder / PICTURES / f"{name}.png")
-            lines += [f"## {name}", "", f"![{name}]({PICTURES}/{name}.png)", ""]
-        page = folder / PAGE
-        page.write_text("\n".join(lines))
-    except OSError as error:
-        raise ConfigError(f"-o: cannot write to {str(folder)!r}: {error.strerror}") from error
-    return page
+    for result in results:
+        name = result.experiment.name
+        draw(result, folder / PICTURES / f"{name}.png")
+        lines += [f"### {name}", "", f"![{name}]({PICTURES}/{name}.png)", ""]
+    return lines

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import rlgen
-from rlgen import cli, config, registry, results, tracking
+from rlgen import cli, config, model_results, registry, results, tracking
 from rlgen.errors import ConfigError
 from rlgen.scheduler import Scheduler
 
@@ -148,13 +148,38 @@ def test_bad_use_is_answered_in_one_line(tmp_path):
     done = bench("dqn-cartpol")
     assert done.exit_code == 2
     assert done.stderr.splitlines() == [
-        "rlgen: bench results: no agent's configuration 'dqn-cartpol'; did you mean 'dqn-cartpole'?"
+        "rlgen: bench results: no ready configuration 'dqn-cartpol'; did you mean 'dqn-cartpole'?"
     ]
-    assert bench("vae-digits").exit_code == 2  # a model of data has no return
     (tmp_path / "file").touch()
     done = bench("--quick", QUICK[1], "--runs", tmp_path / "runs", "-o", tmp_path / "file")
     assert done.exit_code == 2
     assert "-o: cannot write to" in done.stderr
+
+
+def test_models_are_measured_on_their_test_rows_and_shown(tmp_path):
+    where = ("-o", tmp_path / "out", "--runs", tmp_path / "runs", "--quick")
+    (summary,) = answer("vae-digits", *where)["measured"]["vae-digits"]
+    page = (tmp_path / "out" / "results.md").read_text()
+    assert "## Agents" not in page
+    test = rlgen.load(summary["run_dir"]).evaluate(split="test")
+    error = test["std"] / np.sqrt(test["rows"])
+    row = next(line for line in page.splitlines() if line.startswith("| [vae-digits]"))
+    assert f"| vae | digits | elbo | {test['mean']:.5g} ± {error:.2g} |" in row
+    assert row.endswith("| 1 epochs |")
+    for shown in ("samples", "reconstructions"):
+        copied = tmp_path / "out" / "images" / "results" / f"vae-digits-{shown}.png"
+        assert copied.read_bytes() == next(tmp_path.glob(f"runs/*/*/*/{shown}.png")).read_bytes()
+        assert f"(images/results/vae-digits-{shown}.png)" in page
+    assert "| importance weighted bound |" in page
+    # A run of the same settings counts, wherever and however often it wrote.
+    again = answer("vae-digits", *where)["measured"]["vae-digits"]
+    assert again == [summary]
+    assert len(list(tmp_path.glob("runs/*/*"))) == 1
+
+
+def test_every_model_has_a_ready_configuration():
+    used = {config.read_config(n)["algorithm"] for n in model_results.model_configs()}
+    assert used == set(registry.MODELS)
 
 
 def test_every_agent_has_a_ready_configuration_and_the_long_ones_are_left_out():

@@ -23,7 +23,7 @@ from rlgen.rollout import act
 from rlgen.scheduler import Scheduler, Summary, read_run_part
 
 #: Sections that a resumed run may change; the others would make it another experiment.
-RESUMABLE = ("scheduler", "stop", "evaluation", "checkpoint", "tracking")
+RESUMABLE = ("scheduler", "fault", "stop", "evaluation", "checkpoint", "tracking")
 
 
 def warn(message: str) -> None:

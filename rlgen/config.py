@@ -160,10 +160,6 @@ class SchedulerConfig(Section):
     worker_cpus: Positive = Field(1.0, description="logical CPUs per worker")
     learner_cpus: Positive = 1.0
     learner_gpus: Annotated[int, Field(ge=0, le=1)] = 0
-    timeout_s: Positive = Field(
-        300.0, description="a worker that is silent for longer counts as dead (seconds)"
-    )
-    max_restarts: Whole = Field(3, description="dead workers replaced before the run ends")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -174,6 +170,24 @@ class SchedulerConfig(Section):
         if self.max_lag is not None and self.mode == "sync":
             raise ValueError("max_lag belongs to mode=async; a sync batch is never late")
         return self
+
+
+class FaultConfig(Section):
+    """What a run survives."""
+
+    timeout_s: Positive = Field(
+        300.0, description="an actor that is silent for longer counts as dead (seconds)"
+    )
+    max_restarts: Whole = Field(3, description="dead actors replaced before the run ends")
+    restart_learner: bool = Field(
+        False, description="go on from the last checkpoint when a learner dies; else the run ends"
+    )
+    backoff_s: NotNegative = Field(
+        1.0, description="async: a dead worker begins anew after so long, twice as long each time"
+    )
+    min_healthy: Count = Field(
+        1, description="async: workers that must be alive for the others to go on"
+    )
 
 
 class StopConfig(Section):
@@ -239,6 +253,7 @@ class Experiment(Section):
     demonstrations: DemonstrationsConfig | None = None
     network: NetworkConfig | None = None
     scheduler: SchedulerConfig = SchedulerConfig()
+    fault: FaultConfig = FaultConfig()
     stop: StopConfig = StopConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlgen import checkpoint, state
 from rlgen.config import Experiment
-from rlgen.errors import PeerLost, WorkerDied
+from rlgen.errors import EnvironmentFailure, LearnerDied, PeerLost, RlgenError, WorkerDied
 from rlgen.plan import Role, spawn
+from rlgen.recall import Recall
 
+PATIENCE = 20  # averages of a batch's time, after which a silent worker counts as dead
+LEAST_PATIENCE_S = 30.0  # for a machine may be busy with something else
+AVERAGED = 0.9  # of the average that the next batch leaves
 PEER_S = 5.0  # until what one learner lost shows at the driver
 START_TIMEOUT_S = 300.0  # imports and simulators may take long, where a request may not
 
@@ -31,12 +39,18 @@ class Crew:
     ) -> None:
         self.experiment = experiment
         self.config = experiment.scheduler
+        self.fault = experiment.fault
         self.backend = backend
         self.plan = plan
         self.warn = warn
         self.restarts = 0
         self.life = 0
         self.learners: list[Any] = []
+        self.recall: Recall | None = None  # of a sync run on processes that may be lost
+        self.first_loss: str | None = None
+        self._average_s: float | None = None  # that a batch takes its worker
+        self._away: dict[int, float] = {}  # lost workers, and when they begin anew
+        self._starting: dict[int, tuple[Any, float]] = {}  # those that do, and since when
         self._peers: list[Any] = []  # answers of the learners but the first to the latest call
         self.evaluator: Any = None
         self.workers: list[Any] = []
@@ -44,6 +58,7 @@ class Crew:
     def start(self, life: int = 0) -> None:
         """Start everyone at once; ``life`` sets random streams apart from an earlier start's."""
         self.life = life
+        self._away, self._starting = {}, {}
         role = self.plan["learner"]
         self.learners = [
             spawn(self.backend, self.experiment, role, rank) for rank in range(role.count)
@@ -56,7 +71,7 @@ class Crew:
         named = {self.learner_name(i): learner for i, learner in enumerate(self.learners)}
         named |= {"the evaluator": self.evaluator}
         named |= {self.name(index): worker for index, worker in enumerate(self.workers)}
-        started = [(self.backend.start(actor), who) for who, actor in named.items()]
+        started = [(self.backend.host(actor, "start"), who) for who, actor in named.items()]
         for future, who in started:
             self.answer(future, who, START_TIMEOUT_S)
         if len(self.learners) > 1:
@@ -76,20 +91,21 @@ class Crew:
         return f"{self.experiment.source} worker {worker}"
 
     def answer(self, future: Any, who: str, timeout_s: float | None = None) -> Any:
-        """The value of a future, waited for no longer than ``scheduler.timeout_s``.
+        """The value of a future, waited for no longer than ``fault.timeout_s`` or as given.
 
         Raises:
             WorkerDied: the actor's process ended, or it stayed silent.
         """
-        if not self.backend.wait([future], timeout_s or self.config.timeout_s):
+        died = LearnerDied if "learner" in who else WorkerDied
+        if not self.backend.wait([future], timeout_s or self.fault.timeout_s):
             raise self.silent(who, timeout_s)
         try:
             return self.backend.get(future)
         except PeerLost as error:
             self._find_lost()
-            raise WorkerDied(f"{who} {error}") from error
+            raise LearnerDied(f"{who} {error}") from error
         except WorkerDied as error:
-            raise WorkerDied(f"{who} died: {error}") from error
+            raise died(f"{who} died: {error}") from error
 
     def _find_lost(self) -> None:
         """Raise what happened to the learner that the others lost touch with."""
@@ -101,13 +117,19 @@ class Crew:
             except PeerLost:
                 continue
             except WorkerDied as error:
-                raise WorkerDied(f"{self.learner_name(rank)} died: {error}") from error
+                raise LearnerDied(f"{self.learner_name(rank)} died: {error}") from error
 
     def silent(self, who: str, timeout_s: float | None = None) -> WorkerDied:
         """The error of an actor that has not answered in time."""
-        if timeout_s is not None:
+        if timeout_s == START_TIMEOUT_S:
             return WorkerDied(f"{who} did not start within {timeout_s:g} s; is the cluster busy?")
-        return WorkerDied(f"{who}: no answer for {self.config.timeout_s:g} s (scheduler.timeout_s)")
+        waited = self.fault.timeout_s if timeout_s is None else timeout_s
+        reason = (
+            "fault.timeout_s" if waited == self.fault.timeout_s
+            else f"{PATIENCE} times as long as batches take, fault.timeout_s at most"
+        )  # fmt: skip
+        died = LearnerDied if "learner" in who else WorkerDied
+        return died(f"{who}: no answer for {waited:g} s ({reason})")
 
     def ask(self, actor: Any, who: str, method: str, *args: Any) -> Any:
         """Call a method and wait for its value."""
@@ -126,33 +148,218 @@ class Crew:
         calls = [self.backend.call(learner, method, *args) for learner in self.learners]
         return [self.answer(call, self.learner_name(i)) for i, call in enumerate(calls)]
 
-    def replace(self, worker: int, error: WorkerDied) -> None:
-        """Start a worker anew; only its requests under way are lost.
+    # --- supervision ----------------------------------------------------------------------------
+
+    @property
+    def patience_s(self) -> float:
+        """How long a worker may take: many times as long as it has taken on average."""
+        if self._average_s is None:
+            return self.fault.timeout_s
+        return min(self.fault.timeout_s, max(LEAST_PATIENCE_S, PATIENCE * self._average_s))
+
+    def heard(self, worker: int, future: Any) -> dict[str, Any]:
+        """What a worker says of its batch, which tells how long batches take."""
+        info: dict[str, Any] = self.answer(future, self.name(worker), self.patience_s)
+        took = info["ended"] - info["began"]
+        before = took if self._average_s is None else self._average_s
+        self._average_s = AVERAGED * before + (1 - AVERAGED) * took
+        return info
+
+    def land(
+        self, worker: int, batch: Any, info: Any, ask: Callable[[int], Any]
+    ) -> tuple[dict[str, Any], Any]:
+        """The info and the batch of a request; asked again of a new worker if this one is lost.
+
+        Args:
+            worker: its number.
+            batch, info: the futures of its answer.
+            ask: makes the request again, and gives two new futures.
+        """
+        while True:
+            try:
+                return self.heard(worker, info), batch
+            except (WorkerDied, EnvironmentFailure) as error:
+                self.replace(worker, error)
+                batch, info = ask(worker)
+
+    def remember(self, request: tuple[Any, ...]) -> None:
+        """Take note of a request that every worker of a sync run has answered."""
+        if self.recall is None:
+            return
+        self.recall.requests.append(request)
+        if self.recall.full:
+            with contextlib.suppress(WorkerDied):  # the next request finds it dead, and recalls
+                self.keep()
+
+    def keep(self) -> None:
+        """Keep the workers' present states, in case that one is lost."""
+        assert self.recall is not None
+        self.recall.keep(self.capture(), self._worker_random())
+
+    def replace(self, worker: int, error: RlgenError) -> None:
+        """Start a worker of a sync run anew, with the state that the lost one had.
+
+        One whose environment raised would only do so again: it begins with new episodes.
 
         Raises:
             WorkerDied: no restart is left.
         """
-        if self.restarts >= self.config.max_restarts:
+        while True:
+            self.spend(error)
+            self.backend.kill(self.workers[worker])
+            try:
+                self._begin_anew(worker, isinstance(error, WorkerDied))
+                return
+            except RlgenError as another:
+                error = another
+
+    def lose(self, worker: int, error: RlgenError) -> None:
+        """Have a worker of an async run begin anew later, while the others go on.
+
+        Raises:
+            WorkerDied: fewer than ``fault.min_healthy`` are left, and no restart.
+        """
+        self.first_loss = self.first_loss or str(error)
+        self.backend.kill(self.workers[worker])
+        self.workers[worker] = None
+        if self.restarts < self.fault.max_restarts:
+            self.restarts += 1
+            pause = self.fault.backoff_s * 2 ** (self.restarts - 1)
+            self._away[worker] = time.monotonic() + pause
+            self.warn(f"{error}; starting it anew in {pause:g} s")
+            return
+        left = len(self.workers) - self.workers.count(None) + len(self._away)
+        if left < self.fault.min_healthy:
             raise WorkerDied(
-                f"{error}; {self.config.max_restarts} restarts were allowed "
-                "(scheduler.max_restarts)"
+                f"{error}; {left} workers are left (fault.min_healthy: {self.fault.min_healthy}) "
+                f"after {self.restarts} restarts (fault.max_restarts); the first loss was: "
+                f"{self.first_loss}"
+            ) from error
+        self.warn(f"{error}; no restart is left (fault.max_restarts), going on with {left} workers")
+
+    def present(self) -> list[int]:
+        """The workers that can be asked, of which there is at least one."""
+        while self._away or self._starting:
+            self._rejoin()
+            here = self._here()
+            if here:
+                return here
+            starting = [future for future, _ in self._starting.values()]
+            if starting:
+                self.backend.wait(starting, START_TIMEOUT_S)
+            elif self._away:
+                time.sleep(max(0.0, min(self._away.values()) - time.monotonic()))
+        return self._here()
+
+    def _here(self) -> list[int]:
+        alive = (i for i, worker in enumerate(self.workers) if worker is not None)
+        return [worker for worker in alive if worker not in self._starting]
+
+    def _rejoin(self) -> None:
+        """Start the lost workers whose time has come, and welcome those that have started."""
+        now = time.monotonic()
+        for worker in [worker for worker, due in self._away.items() if due <= now]:
+            del self._away[worker]
+            role, life = self.plan["worker"], self.life + self.restarts
+            self.workers[worker] = spawn(self.backend, self.experiment, role, worker, life)
+            self._starting[worker] = (self.backend.host(self.workers[worker], "start"), now)
+        for worker, (future, since) in list(self._starting.items()):
+            ready = self.backend.wait([future], 0)
+            if not ready and now - since < START_TIMEOUT_S:
+                continue
+            del self._starting[worker]
+            try:
+                self.answer(future, self.name(worker), None if ready else START_TIMEOUT_S)
+            except RlgenError as error:
+                self.lose(worker, error)
+
+    def dead(self) -> list[int]:
+        """The workers of a sync run whose processes have ended."""
+        asked = [(i, self.backend.host(w, "random")) for i, w in enumerate(self.workers)]
+        gone = []
+        for worker, future in asked:
+            try:
+                self.answer(future, self.name(worker))
+            except WorkerDied:
+                gone.append(worker)
+        return gone
+
+    def dismiss(self) -> None:
+        """End every actor."""
+        for actor in (*self.learners, self.evaluator, *self.workers):
+            if actor is not None:
+                self.backend.kill(actor)
+
+    def spend(self, error: RlgenError) -> None:
+        """Count a restart and tell of its reason.
+
+        Raises:
+            WorkerDied: none is left; names the first reason of all.
+        """
+        self.first_loss = self.first_loss or str(error)
+        if self.restarts >= self.fault.max_restarts:
+            first = "" if self.first_loss == str(error) else f"; the first was: {self.first_loss}"
+            raise WorkerDied(
+                f"{error}; {self.fault.max_restarts} restarts were allowed "
+                f"(fault.max_restarts){first}"
             ) from error
         self.restarts += 1
         self.warn(f"{error}; starting it anew")
-        self.backend.kill(self.workers[worker])
-        self.workers[worker] = spawn(
-            self.backend, self.experiment, self.plan["worker"], worker, self.life + self.restarts
-        )
-        started = self.backend.start(self.workers[worker])
+
+    def _begin_anew(self, worker: int, as_before: bool) -> None:
+        opaque = self.recall.opaque(worker) if self.recall else None
+        exact = as_before and self.recall is not None and opaque is None
+        life = self.life if exact else self.life + self.restarts
+        role = self.plan["worker"]
+        self.workers[worker] = spawn(self.backend, self.experiment, role, worker, life)
+        started = self.backend.host(self.workers[worker], "start")
         self.answer(started, self.name(worker), START_TIMEOUT_S)
+        if exact:
+            self._recall(worker)
+        elif opaque and as_before:
+            self.warn(
+                f"{self.name(worker)}: {opaque} could not be kept, so its episodes begin anew"
+            )
+
+    def _recall(self, worker: int) -> None:
+        """Bring a new worker to where the lost one was."""
+        assert self.recall is not None
+        actor, name = self.workers[worker], self.name(worker)
+        if self.recall.states is not None:
+            kept = self.recall.states[worker]
+            self.ask(actor, name, "restore", kept.plain, kept.arrays)
+            self.backend.host(actor, "set_random", self.recall.random[worker])
+        for request in self.recall.requests:
+            _, info = self.backend.call(actor, "produce", *request, returns=2)
+            self.answer(info, name)
+
+    def replace_evaluator(self, error: WorkerDied) -> None:
+        """Start the evaluator anew; it holds nothing.
+
+        Raises:
+            WorkerDied: no restart is left.
+        """
+        self.spend(error)
+        self.backend.kill(self.evaluator)
+        self.evaluator = spawn(self.backend, self.experiment, self.plan["evaluator"])
+        started = self.backend.host(self.evaluator, "start")
+        self.answer(started, "the evaluator", START_TIMEOUT_S)
 
     def random(self) -> dict[str, Any]:
         """The torch random states of the learners and the workers, by their names."""
         actors = dict(zip(self.learner_streams(), self.learners, strict=True))
-        actors |= {f"worker-{index}": worker for index, worker in enumerate(self.workers)}
-        return {
-            name: self.answer(self.backend.random(actor), name) for name, actor in actors.items()
-        }
+        actors |= {f"worker-{i}": w for i, w in enumerate(self.workers) if w is not None}
+        states = {}
+        for name, actor in actors.items():
+            with contextlib.suppress(WorkerDied):  # and has none, then
+                states[name] = self.answer(self.backend.host(actor, "random"), name)
+        return states
+
+    def _worker_random(self) -> list[np.ndarray]:
+        return [
+            self.answer(self.backend.host(worker, "random"), self.name(index))
+            for index, worker in enumerate(self.workers)
+        ]
 
     def capture(self) -> list[state.State]:
         """The states of the workers, in order."""
@@ -166,7 +373,7 @@ class Crew:
         for index, worker in enumerate(self.workers):
             part = checkpoint.read_part(folder, f"worker-{index}")
             self.ask(worker, self.name(index), "restore", *part)
-            self.backend.set_random(worker, random[f"worker-{index}"])
+            self.backend.host(worker, "set_random", random[f"worker-{index}"])
 
     def seek(self, minibatches: int) -> None:
         """Have data workers go on after so many minibatches, whoever read those."""

@@ -8,28 +8,15 @@ batch (a worker's info, the learner's report).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlgen.counters import Counters
 from rlgen.crew import Crew
-from rlgen.errors import WorkerDied
+from rlgen.errors import BatchLost, EnvironmentFailure, RlgenError, WorkerDied
 
 IN_FLIGHT = 2  # requests per worker in async mode: one at work, one waiting, so that none idles
-
-
-@dataclass
-class Counters:
-    """What a run has done so far; kept in its checkpoints."""
-
-    cycles: int = 0
-    env_steps: int = 0
-    samples: int = 0
-    epochs: float = 0.0
-    updates: int = 0
-    dropped: int = 0
-    restarts: int = 0
-    seconds: float = 0.0  # wall clock of the training loop
 
 
 @dataclass
@@ -71,19 +58,29 @@ class Cycle:
 
     def sync(self) -> None:
         """One cycle in step: every worker produces, then the learner updates once, in order."""
-        flights = [self._produce(worker) for worker in range(len(self.crew.workers))]
-        landed = [self._land(*flight) for flight in flights]
-        infos = [info for info, _ in landed]
-        weights, report = self._update(infos, [batch for _, batch in landed])
-        self._publish(infos, self.crew.answer(report, "the learner"), weights)
+        landed: dict[int, tuple[dict[str, Any], Any]] = {}
+        missing = list(range(len(self.crew.workers)))
+        while missing:
+            asked = [(worker, *self._ask(worker)) for worker in missing]
+            landed |= {a[0]: self.crew.land(*a, self._ask) for a in asked}
+            infos, batches = zip(*(landed[worker] for worker in sorted(landed)), strict=True)
+            weights, report = self._update(list(infos), batches)
+            try:
+                answer, missing = self.crew.answer(report, "the learner"), []
+            except BatchLost as error:
+                missing = self.crew.dead()  # of whose batches the learner had nothing
+                if not missing:
+                    raise error
+        self.crew.remember(self._request())
+        self._publish(list(infos), answer, weights)
 
     def asynchronous(self) -> None:
         """Handle whatever is ready: a batch goes to the learner, new weights to its worker."""
         under_way = [flight.worker for flight in self._flights.values()]
-        for worker in range(len(self.crew.workers)):
+        for worker in self.crew.present():
             for _ in range(IN_FLIGHT - under_way.count(worker)):
                 self._flights.update([self._produce(worker)])
-        for future in self.backend.wait(list(self._flights), self.crew.config.timeout_s):
+        for future in self.backend.wait(list(self._flights), self.crew.fault.timeout_s):
             if future in self._flights:  # else it left with a worker that was replaced
                 self._handle(future, self._flights.pop(future))
         self._end_silence()
@@ -91,26 +88,23 @@ class Cycle:
     def settle(self) -> None:
         """Wait until every batch that the learner was given is counted."""
         while updating := [key for key, flight in self._flights.items() if flight.info]:
-            for future in self.backend.wait(updating, self.crew.config.timeout_s):
+            for future in self.backend.wait(updating, self.crew.fault.timeout_s):
                 self._handle(future, self._flights.pop(future))
             self._end_silence()
 
     def _produce(self, worker: int) -> tuple[Any, Flight]:
-        given = (self.weights, self.version, self.counters.env_steps)
-        batch, info = self.backend.call(self.crew.workers[worker], "produce", *given, returns=2)
+        batch, info = self._ask(worker)
         return info, Flight(worker, batch, None, time.monotonic())
 
-    def _update(self, infos: list[dict[str, Any]], batches: list[Any]) -> Any:
-        return self.crew.call_learners("update", infos, *batches, returns=2)
+    def _ask(self, worker: int) -> Any:
+        actor = self.crew.workers[worker]
+        return self.backend.call(actor, "produce", *self._request(), returns=2)
 
-    def _land(self, future: Any, flight: Flight) -> tuple[dict[str, Any], Any]:
-        """The info and the batch of a request; asked again of a new worker if this one dies."""
-        while True:
-            try:
-                return self.crew.answer(future, self.crew.name(flight.worker)), flight.payload
-            except WorkerDied as error:
-                self._replace(flight.worker, error)
-                future, flight = self._produce(flight.worker)
+    def _request(self) -> tuple[Any, ...]:
+        return self.weights, self.version, self.counters.env_steps
+
+    def _update(self, infos: list[dict[str, Any]], batches: Sequence[Any]) -> Any:
+        return self.crew.call_learners("update", infos, *batches, returns=2)
 
     def _handle(self, future: Any, flight: Flight) -> None:
         """Take an answer; the other requests of its actor have waited behind this one till now."""
@@ -118,12 +112,17 @@ class Cycle:
             if other.actor == flight.actor:
                 other.since = time.monotonic()
         if flight.info is not None:
-            self._publish([flight.info], self.crew.answer(future, "the learner"), flight.payload)
+            try:
+                report = self.crew.answer(future, "the learner")
+            except BatchLost:
+                self.counters.dropped += 1
+                return
+            self._publish([flight.info], report, flight.payload)
             return
         try:
-            info = self.crew.answer(future, self.crew.name(flight.worker))
-        except WorkerDied as error:
-            self._replace(flight.worker, error)
+            info = self.crew.heard(flight.worker, future)
+        except (WorkerDied, EnvironmentFailure) as error:
+            self._lose(flight.worker, error)
             return
         if self._too_late(info):
             return
@@ -145,28 +144,20 @@ class Cycle:
         """Count an update; its weights are what the next requests carry."""
         if report["version"] > self.version:
             self.version, self.weights = report["version"], weights
-        counters = self.counters
-        counters.cycles += 1
-        counters.env_steps += sum(info.get("env_steps", 0) for info in infos)
-        counters.samples += sum(info.get("samples", 0) for info in infos)
-        counters.epochs = max([counters.epochs, *(info.get("epochs", 0.0) for info in infos)])
-        counters.updates = max(counters.updates, report["updates"])
+        self.counters.add(infos, report["updates"])
         self.converged = report["converged"]
         self.observe(infos, report)
 
     def _end_silence(self) -> None:
-        """Replace workers that have not answered in time; a silent learner ends the run."""
-        overdue = time.monotonic() - self.crew.config.timeout_s
-        late = [flight for flight in self._flights.values() if flight.since < overdue]
-        if any(flight.actor is None for flight in late):
+        """Give up workers that have not answered in time; a silent learner ends the run."""
+        now, patience_s = time.monotonic(), self.crew.patience_s
+        waited = [(now - flight.since, flight.actor) for flight in self._flights.values()]
+        if any(s > self.crew.fault.timeout_s and actor is None for s, actor in waited):
             raise self.crew.silent("the learner")
-        for worker in {flight.worker for flight in late}:
-            self._replace(worker, self.crew.silent(self.crew.name(worker)))
+        for worker in {actor for s, actor in waited if s > patience_s and actor is not None}:
+            self._lose(worker, self.crew.silent(self.crew.name(worker), patience_s))
 
-    def _replace(self, worker: int, error: WorkerDied) -> None:
-        """Have a worker replaced, and forget what it was asked."""
-        self.crew.replace(worker, error)
-        self.counters.restarts += 1
-        for future, flight in list(self._flights.items()):
-            if flight.actor == worker:
-                del self._flights[future]
+    def _lose(self, worker: int, error: RlgenError) -> None:
+        """Go on without a worker until it is back, and forget what it was asked."""
+        self.crew.lose(worker, error)
+        self._flights = {f: flight for f, flight in self._flights.items() if flight.actor != worker}

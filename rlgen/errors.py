@@ -34,6 +34,14 @@ class WorkerDied(RlgenError):
     """An actor's process ended, or it did not answer in time."""
 
 
+class LearnerDied(WorkerDied):
+    """The process of a learner ended, or it did not answer in time."""
+
+
+class BatchLost(RlgenError):
+    """A batch went with the node that held it, before the learner had it."""
+
+
 class PeerLost(WorkerDied):
     """A learner that lost touch with the others: the cause lies with one of those."""
 

@@ -45,7 +45,7 @@ class PeerLearner(Learner):
 
     def join(self, address: str) -> None:
         """Meet the others at the first learner's address; waits until all are there."""
-        timeout_s = self.experiment.scheduler.timeout_s
+        timeout_s = self.experiment.fault.timeout_s
         self.peers.join(address, timeout_s, gpu=self.device == "cuda")
 
     def _learn(self, batch: Batch) -> None:

@@ -19,12 +19,21 @@ import numpy as np
 
 from rlgen import checkpoint, rundir
 from rlgen.config import Experiment
+from rlgen.counters import Counters
 from rlgen.crew import Crew
-from rlgen.cycle import Counters, Cycle
-from rlgen.errors import CheckpointError, ConfigError, Diverged, RlgenError, WorkerDied
+from rlgen.cycle import Cycle
+from rlgen.errors import (
+    CheckpointError,
+    ConfigError,
+    Diverged,
+    LearnerDied,
+    RlgenError,
+    WorkerDied,
+)
 from rlgen.generative import pictures
 from rlgen.plan import connect, make_plan
 from rlgen.problem import load_problem
+from rlgen.recall import Recall
 from rlgen.tracking import Tracker
 
 Summary = dict[str, Any]
@@ -122,7 +131,7 @@ class Scheduler:
             for message in self.warnings:
                 self.record("event", {"message": message})
             try:
-                summary = self._loop()
+                summary = self._live()
             except RlgenError:
                 raise
             except Exception:
@@ -138,6 +147,26 @@ class Scheduler:
             if tracker is not None:
                 tracker.close(summary)
             self.backend.shutdown()
+
+    def _live(self) -> Summary:
+        """The loop; begun again from the last checkpoint where a learner may die."""
+        while True:
+            try:
+                return self._loop()
+            except LearnerDied as error:
+                if not self.experiment.fault.restart_learner:
+                    raise
+                self.crew.spend(error)
+                kept = None
+                if self._kept():
+                    kept = checkpoint.latest(self.run_dir / rundir.CHECKPOINTS, self.warn)
+                self.crew.dismiss()
+                self._pending = None
+                self.warn(f"going on from {kept or 'the start, for there is no checkpoint yet'}")
+                self._start(kept)
+            except WorkerDied:
+                self._write_checkpoint()  # what the learner knows is not lost
+                raise
 
     def _check_weights(self) -> None:
         """End a run whose weights are no longer numbers, before they are kept.
@@ -196,6 +225,7 @@ class Scheduler:
             before = self.ticks()
             step()
             self.cycle.counters.seconds = time.monotonic() - self._began
+            self.cycle.counters.restarts = self._restarts_before + self.crew.restarts
             self._evaluate(before)
             self._checkpoint_if_due(before)
             self._record_if_due()
@@ -368,7 +398,19 @@ class Scheduler:
         future, weights, counters = self._pending
         if not wait and not self.backend.wait([future], 0):
             return
-        self.evaluation = self.crew.answer(future, "the evaluator")
+        try:
+            self.evaluation = self.crew.answer(future, "the evaluator")
+        except WorkerDied as error:
+            self.crew.replace_evaluator(error)
+            again = self.backend.call(
+                self.crew.evaluator,
+                "evaluate",
+                weights,
+                int(getattr(counters, self.experiment.clock)),
+            )
+            self._pending = (again, weights, counters)
+            self._collect(wait)
+            return
         self._pending = None
         needed = self.experiment.stop.target_evaluations
         self._scores = [*self._scores, self.evaluation["mean"]][-needed:]
@@ -399,13 +441,19 @@ class Scheduler:
             self._write_checkpoint()
 
     def _write_checkpoint(self) -> Path:
+        """Write a checkpoint, with the states of the workers where a resume needs them."""
         self._check_weights()
         config = self.experiment.checkpoint
 
         def fill(folder: Path) -> None:
             crew = self.crew
             crew.ask(crew.learners[0], "the learner", "save", str(folder), config.replay)
-            states = crew.capture() if self._sync else []
+            states = []
+            if self._sync:
+                try:
+                    states = crew.capture()
+                except WorkerDied as error:
+                    self.warn(f"{error}; this checkpoint is without the workers' episodes")
             for index, own in enumerate(states):
                 checkpoint.write_part(folder, f"worker-{index}", own.plain, own.arrays)
             plain = {
@@ -424,7 +472,7 @@ class Scheduler:
         """Start the crew, and go on from a checkpoint where there is one."""
         if resume is None:
             self.crew.start()
-            self.cycle = Cycle(self.crew, self._observe)
+            self._begin_cycle(Counters())
             self._first_fraction = 0.0
             return
         plain, random = read_run_part(resume, self.experiment)
@@ -436,7 +484,7 @@ class Scheduler:
         self.crew.ask_learners("load", str(resume))
         for name, learner in zip(self.crew.learner_streams(), self.crew.learners, strict=True):
             if name in random:  # else there were fewer
-                self.backend.set_random(learner, random[name])
+                self.backend.host(learner, "set_random", random[name])
         if equal:
             self.crew.restore(resume, random)
         elif plain["opaque"]:
@@ -450,8 +498,9 @@ class Scheduler:
             self.crew.seek(counters.cycles)
         elif self._sync:
             self.warn(f"resume: {stored} workers before, so those of now begin new episodes")
-        self.cycle = Cycle(self.crew, self._observe)
-        self.cycle.counters = counters
+        self._begin_cycle(counters)
+        if self.crew.recall is not None:
+            self.crew.keep()
         self.evaluation, self._scores = plain["evaluation"], plain["scores"]
         self._first_fraction = max(self._fractions().values(), default=0.0)
         if reason := self._stop_reason() or self._target_met():
@@ -459,6 +508,14 @@ class Scheduler:
                 f"stop.{reason}: this run is already there; to go on, give another, such as "
                 f"'rlgen resume RUN stop.{reason}=...'"
             )
+
+    def _begin_cycle(self, counters: Counters) -> None:
+        self.cycle = Cycle(self.crew, self._observe)
+        self.cycle.counters = counters
+        self._restarts_before = counters.restarts - self.crew.restarts
+        scheduler = self.experiment.scheduler
+        if scheduler.backend == "ray" and self._sync and self.experiment.source != "model":
+            self.crew.recall = Recall(self.backend.get(self.cycle.weights).nbytes)
 
     def _target_met(self) -> str | None:
         """Say so when the latest evaluations in a row reach the target."""

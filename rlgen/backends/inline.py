@@ -24,11 +24,6 @@ class InlineBackend:
         """The host of ``package.module:Class`` (CPUs and GPUs need no reservation here)."""
         return Host(target, args, seed, threads)
 
-    def start(self, actor: Host) -> Done:
-        """Construct the actor inside its host."""
-        actor.start()
-        return Done(None)
-
     def call(self, actor: Host, method: str, *args: Any, returns: int = 1) -> Any:
         """Call a method now; ``returns`` results as as many futures."""
         given = [arg.value if isinstance(arg, Done) else arg for arg in args]
@@ -47,13 +42,9 @@ class InlineBackend:
         """The value of a future."""
         return future.value
 
-    def random(self, actor: Host) -> Done:
-        """The actor's torch random state."""
-        return Done(actor.random())
-
-    def set_random(self, actor: Host, state: Any) -> None:
-        """Set the actor's torch random state."""
-        actor.set_random(state)
+    def host(self, actor: Host, method: str, *args: Any) -> Done:
+        """Call a method of the actor's `Host`: ``start``, ``random`` or ``set_random``."""
+        return Done(getattr(actor, method)(*args))
 
     def kill(self, actor: Host) -> None:
         """Nothing to end: the actor shares this process."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
 from rlgen.backends import cluster
 from rlgen.backends.host import Host
-from rlgen.errors import WorkerDied
+from rlgen.errors import BatchLost, WorkerDied
 
 
 class RayBackend:
@@ -37,10 +37,6 @@ class RayBackend:
             num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0
         )
         return actor.remote(target, args, seed, threads)
-
-    def start(self, actor: Any) -> Any:
-        """Construct the actor inside its host."""
-        return actor.start.remote()
 
     def call(self, actor: Any, method: str, *args: Any, returns: int = 1) -> Any:
         """Start a method; ``returns`` results as as many object references."""
@@ -70,16 +66,14 @@ class RayBackend:
         except RayTaskError as error:
             cause = error.cause
             raise (cause if isinstance(cause, Exception) else error) from error
+        except ObjectLostError as error:
+            raise BatchLost(" ".join(str(error).split())[:300]) from error
         except (RayActorError, GetTimeoutError) as error:
             raise WorkerDied(" ".join(str(error).split())[:300]) from error
 
-    def random(self, actor: Any) -> Any:
-        """The actor's torch random state."""
-        return actor.random.remote()
-
-    def set_random(self, actor: Any, state: Any) -> None:
-        """Set the actor's torch random state."""
-        actor.set_random.remote(state)
+    def host(self, actor: Any, method: str, *args: Any) -> Any:
+        """Call a method of the actor's `Host`: ``start``, ``random`` or ``set_random``."""
+        return getattr(actor, method).remote(*args)
 
     def kill(self, actor: Any) -> None:
         """End the actor's process."""

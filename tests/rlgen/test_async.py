@@ -7,7 +7,7 @@ import pytest
 from experiments import train
 
 from rlgen import cycle, tracking
-from rlgen.config import SchedulerConfig
+from rlgen.config import FaultConfig, SchedulerConfig
 from rlgen.cycle import Cycle
 from rlgen.errors import WorkerDied
 
@@ -38,15 +38,23 @@ class SlowCrew:
         self.values: dict[str, Any] = {}
         self.version = 0
         self.replaced: list[int] = []
+        self.fault = FaultConfig()
+        self.patience_s = self.fault.timeout_s
 
     def call_learners(self, method: str, *args: Any, returns: int = 1) -> Any:
         return self.call(self.learner, method, *args, returns=returns)
 
-    def silent(self, who: str) -> WorkerDied:
+    def silent(self, who: str, timeout_s: float | None = None) -> WorkerDied:
         return WorkerDied(f"{who}: no answer")
 
-    def replace(self, worker: int, error: WorkerDied) -> None:
+    def lose(self, worker: int, error: WorkerDied) -> None:
         self.replaced.append(worker)
+
+    def present(self) -> list[int]:
+        return self.workers
+
+    def heard(self, worker: int, future: Any) -> Any:
+        return self.answer(future, self.name(worker))
 
     def call(self, actor: Any, method: str, *args: Any, returns: int = 1) -> Any:
         self.calls.append((actor, method, args))

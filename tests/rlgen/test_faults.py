@@ -30,7 +30,7 @@ def test_a_lost_worker_is_replaced_and_the_run_completes(fault, tmp_path):
         fault,
         tmp_path,
         kwargs={"flag": str(tmp_path / "flag")},
-        **{"scheduler.backend": "ray", "scheduler.timeout_s": 10},
+        **{"scheduler.backend": "ray", "fault.timeout_s": 10},
     )
     assert (tmp_path / "flag").exists()
     assert run.summary["restarts"] == 1
@@ -42,7 +42,7 @@ def test_a_lost_worker_is_replaced_and_the_run_completes(fault, tmp_path):
 
 def test_workers_that_die_again_and_again_end_the_run(tmp_path):
     with pytest.raises(WorkerDied, match=r"environment worker \d died.*1 restarts were allowed"):
-        faulty("kill", tmp_path, **{"scheduler.backend": "ray", "scheduler.max_restarts": 1})
+        faulty("kill", tmp_path, **{"scheduler.backend": "ray", "fault.max_restarts": 1})
 
 
 def test_a_ray_that_does_not_start_is_explained(tmp_path, monkeypatch):

@@ -1,0 +1,29 @@
+"""What a run has done so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Counters:
+    """What a run has done so far; kept in its checkpoints."""
+
+    cycles: int = 0
+    env_steps: int = 0
+    samples: int = 0
+    epochs: float = 0.0
+    updates: int = 0
+    dropped: int = 0
+    restarts: int = 0
+    seconds: float = 0.0  # wall clock of the training loop
+
+    def add(self, infos: Sequence[Mapping[str, Any]], updates: int) -> None:
+        """Count one cycle, by what its workers said and by the learner's updates so far."""
+        self.cycles += 1
+        self.env_steps += sum(info.get("env_steps", 0) for info in infos)
+        self.samples += sum(info.get("samples", 0) for info in infos)
+        self.epochs = max([self.epochs, *(info.get("epochs", 0.0) for info in infos)])
+        self.updates = max(self.updates, updates)

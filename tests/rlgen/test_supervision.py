@@ -1,0 +1,145 @@
+"""What is lost is brought back, and a sync run does not even notice."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from experiments import train
+
+from rlgen import tracking
+from rlgen.backends import ray as ray_backend
+from rlgen.backends.host import Host
+from rlgen.errors import LearnerDied, WorkerDied
+
+
+class Killed(ray_backend.RayBackend):
+    """Really kills the processes of some actors, each before one of their calls."""
+
+    #: (class name, index among its actors, method, call number) of each kill.
+    plan: tuple[tuple[str, int, str, int], ...] = ()
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.names = {}
+        self.counts = {}
+        self.spawned = {}
+        self.to_kill = list(self.plan)
+
+    def spawn(self, target, args, seed, threads, cpus=1.0, gpus=0.0):
+        actor = super().spawn(target, args, seed, threads, cpus, gpus)
+        kind = target.partition(":")[2]
+        index = args[1] if "Worker" in kind else 0
+        self.names[actor] = (kind, index)
+        self.spawned[kind] = self.spawned.get(kind, 0) + 1
+        return actor
+
+    def call(self, actor, method, *args, returns=1):
+        key = (*self.names[actor], method)
+        self.counts[key] = self.counts.get(key, 0) + 1
+        for planned in self.to_kill:
+            if planned == (*key, self.counts[key]):
+                self.to_kill.remove(planned)
+                pid = ray_backend.ray.get(actor.process.remote())
+                os.kill(pid, signal.SIGKILL)
+                break
+        return super().call(actor, method, *args, returns=returns)
+
+
+@pytest.fixture
+def killing(monkeypatch):
+    monkeypatch.setattr(Host, "process", lambda self: os.getpid(), raising=False)
+
+    def plan(*kills):
+        chosen = type("Chosen", (Killed,), {"plan": kills})
+        monkeypatch.setattr(ray_backend, "RayBackend", chosen)
+
+    return plan
+
+
+def events(run):
+    return [r["message"] for r in tracking.read_metrics(run.dir) if r["kind"] == "event"]
+
+
+ON_RAY = {"scheduler.backend": "ray"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "kills"),
+    [
+        ("q-learning", "RolloutWorker", [(0, 5)]),  # before any state was kept
+        ("q-learning", "RolloutWorker", [(1, 40), (0, 40)]),  # after; two at once
+        ("vae", "DataWorker", [(1, 20)]),
+        ("value-iteration", "ModelWorker", [(0, 20)]),
+    ],
+)
+def test_a_killed_worker_changes_no_weight_of_a_sync_run(name, kind, kills, tmp_path, killing):
+    killing(*((kind, index, "produce", call) for index, call in kills))
+    longer = {"hyperparameters.rollout_steps": 8} if name == "q-learning" else {}
+    run = train(name, tmp_path, ON_RAY | longer)
+    assert run.summary["restarts"] == len(kills)
+    told = [event for event in events(run) if "anew" in event]
+    assert len(told) == len(kills) and all("died" in event for event in told)
+    undisturbed = train(name, tmp_path, longer)
+    np.testing.assert_array_equal(run.weights, undisturbed.weights)
+    assert run.summary["env_steps"] == undisturbed.summary["env_steps"]
+    assert run.summary["evaluation"] == undisturbed.summary["evaluation"]
+
+
+def test_a_killed_evaluator_is_replaced_and_its_evaluation_done_again(tmp_path, killing):
+    killing(("Evaluator", 0, "evaluate", 2))
+    changes = {"evaluation.every": 1000}
+    run = train("q-learning", tmp_path, ON_RAY | changes)
+    assert run.summary["restarts"] == 1
+    assert any("evaluator died" in event for event in events(run))
+    means = [r["mean"] for r in tracking.read_metrics(run.dir) if r["kind"] == "evaluation"]
+    undisturbed = train("q-learning", tmp_path, changes)
+    records = tracking.read_metrics(undisturbed.dir)
+    assert means == [r["mean"] for r in records if r["kind"] == "evaluation"]
+
+
+def test_a_killed_learner_ends_the_run_and_is_named(tmp_path, killing):
+    killing(("Learner", 0, "update", 30))
+    with pytest.raises(LearnerDied, match="the learner died"):
+        train("q-learning", tmp_path, ON_RAY)
+
+
+@pytest.mark.parametrize("every", [0, 600])
+def test_a_killed_learner_goes_on_from_the_last_checkpoint_if_so_configured(
+    every, tmp_path, killing
+):
+    killing(("Learner", 0, "update", 30))
+    run = train(
+        "q-learning",
+        tmp_path,
+        ON_RAY | {"fault.restart_learner": True, "checkpoint.every": every},
+    )
+    where = "checkpoints/" if every else "the start"
+    assert any("going on from" in event and where in event for event in events(run))
+    np.testing.assert_array_equal(run.weights, train("q-learning", tmp_path).weights)
+
+
+def test_an_async_run_goes_on_with_the_others_while_a_worker_is_away(tmp_path, killing):
+    killing(("RolloutWorker", 0, "produce", 5), ("RolloutWorker", 1, "produce", 60))
+    run = train(
+        "dqn",
+        tmp_path,
+        ON_RAY | {"scheduler.mode": "async", "fault.backoff_s": 0.5, "stop.env_steps": 4000},
+    )
+    assert run.summary["restarts"] == 2
+    assert run.summary["stop_reason"] == "env_steps"
+    told = [event for event in events(run) if "starting it anew in" in event]
+    assert "in 0.5 s" in told[0] and "in 1 s" in told[1]  # twice as long
+
+
+def test_an_async_run_ends_when_too_few_workers_are_left(tmp_path, killing):
+    killing(("RolloutWorker", 0, "produce", 5), ("RolloutWorker", 1, "produce", 30))
+    with pytest.raises(WorkerDied, match=r"0 workers are left .*the first loss was: env.*worker 0"):
+        train(
+            "dqn",
+            tmp_path,
+            ON_RAY
+            | {"scheduler.mode": "async", "fault.max_restarts": 0, "stop.env_steps": 100_000},
+        )
+    (run,) = tmp_path.glob("*/*")
+    assert list(run.glob("checkpoints/*")), "what was learned is kept"

@@ -121,6 +121,8 @@ class Trials:
             counts = (candidate >= self.first) & columns["valid"][t] & (self.status[kept] == OPEN)
             self.fitness[kept[counts]] += columns["reward"][t, counts]
             self.status[kept[counts & ends[t]]] = COMPLETE
+            broken = (candidate >= self.first) & ends[t] & ~columns["valid"][t]
+            self.status[kept[broken]] = LOST  # its last step did not count: neither does its score
         numbers = self.first + np.arange(len(self.status))
         lost = (self.status == OPEN) & ~np.isin(numbers, self.running)
         self.status[lost] = LOST

@@ -17,6 +17,8 @@ from rlgen.config import EnvConfig
 from rlgen.envs.making import make_vector
 from rlgen.envs.spaces import from_zero, observed, observed_space, stack_space, start_of
 from rlgen.errors import ConfigError
+from rlgen.finite import Finite
+from rlgen.frames import push_frame
 
 
 class Step(NamedTuple):
@@ -60,14 +62,19 @@ class Environments:
         num_envs: B; ``config.num_envs`` is not looked at.
         seed: of the first `reset`; later ones go on with the same random streams.
         learning: False where an evaluation keeps the score.
+        finite: what becomes of numbers that are not finite; else they are an error.
 
     Raises:
         ConfigError: the environment cannot be made, or its spaces are not supported.
     """
 
-    def __init__(self, config: EnvConfig, num_envs: int, seed: int, learning: bool = True) -> None:
+    def __init__(
+        self, config: EnvConfig, num_envs: int, seed: int, learning: bool = True,
+        finite: Finite | None = None,
+    ) -> None:  # fmt: skip
         self.num_envs = num_envs
         self.learning = learning
+        self.finite = finite or Finite(f"environment {config.id!r}")
         self.finished: list[tuple[float, int]] = []
         self.metrics: dict[str, float] = {}
         self.env = make_vector(config, num_envs)
@@ -116,7 +123,7 @@ class Environments:
             seed = np.random.SeedSequence(seed).generate_state(self.num_envs).tolist()
         self._seed = None
         observation, _ = self.env.reset(seed=seed)  # type: ignore[arg-type]
-        first = self.from_env(observation)
+        first = self.finite.first(self.from_env(observation), np.arange(self.num_envs))
         self._fresh = np.zeros(0, np.int64)
         self._began[:] = self._clock
         self._returns[:] = 0.0
@@ -127,11 +134,10 @@ class Environments:
 
     def step(self, action: np.ndarray) -> Step:
         """Step every environment with its action ``(B, ...)``."""
-        raw, reward, ended, cut, info = self.env.step(self.to_env(action))
-        successor = observation = self.from_env(raw)
-        terminated, truncated = np.array(ended, np.bool_), np.array(cut, np.bool_)
-        reward = np.array(reward)
-        valid, fresh = self._all_valid, self._fresh
+        valid, fresh, taken = self._all_valid, self._fresh, self._clock - self._began
+        came, info, void = self.finite.step(self, action, fresh, taken)
+        successor, reward, terminated, truncated = came
+        observation = successor
         self._clock += 1
         if fresh.size:  # these rows only reset: whatever the environment reports of them is void
             valid = valid.copy()
@@ -145,9 +151,14 @@ class Environments:
         for name, values in info.get("metrics", {}).items():
             self.metrics[name] = self.metrics.get(name, 0.0) + float(values.sum())
         ends = (terminated | truncated).nonzero()[0]
+        if void.size:  # as if the episode had been cut before
+            valid = valid.copy()
+            valid[void], terminated[void], truncated[void] = False, False, True
+            ends = np.union1d(ends, void) if self._mode == "Disabled" else ends
         if ends.size:
-            lengths = self._clock - self._began[ends]
-            self.finished.extend(zip(self._returns[ends].tolist(), lengths.tolist(), strict=True))
+            whole = ends[valid[ends]]
+            lengths = self._clock - self._began[whole]
+            self.finished.extend(zip(self._returns[whole].tolist(), lengths.tolist(), strict=True))
         if self._mode == "NextStep":
             self._fresh = ends
         else:
@@ -157,7 +168,9 @@ class Environments:
                 self._began[ends] = self._clock
                 successor, observation = self._begin(successor, ends, info)
         if self._stacked > 1:
-            successor, observation = self._stack(successor, observation, fresh)
+            restart = np.union1d(fresh, void)
+            seen, self._frames = push_frame(self._frames, successor, observation, restart)
+            successor, observation = self._flat(seen), self._flat(self._frames)
         if self.learning and "learning" in info:
             reward, terminated = info["learning"]["reward"], info["learning"]["terminated"]
         reward = reward.astype(np.float32, copy=False)
@@ -190,19 +203,8 @@ class Environments:
         mask = np.zeros(self.num_envs, np.bool_)
         mask[ends] = True
         first, _ = self.env.reset(options={"reset_mask": mask})
-        other[ends] = self.from_env(first)[ends]
+        other[ends] = self.finite.first(self.from_env(first)[ends], ends)
         return arrived, other
-
-    def _stack(
-        self, successor: np.ndarray, observation: np.ndarray, fresh: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The same with the latest k observations each; a first one is repeated k times."""
-        frames = np.concatenate([self._frames[:, 1:], successor[:, None]], axis=1)
-        self._frames = frames
-        if fresh.size:
-            self._frames = frames.copy()
-            self._frames[fresh] = observation[fresh][:, None]
-        return self._flat(frames), self._flat(self._frames)
 
     def _flat(self, frames: np.ndarray) -> np.ndarray:
         """Frames ``(B, k, ...)`` in the shape of the observation space."""

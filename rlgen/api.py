@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlgen import checkpoint, config, demonstrations, rundir
+from rlgen import checkpoint, config, demonstrations, rundir, storage
 from rlgen.algorithm import Algorithm, write_weights
 from rlgen.backends.host import Host
 from rlgen.config import Experiment
@@ -65,11 +65,14 @@ def prepare_resume(
 ) -> tuple[Experiment, Path]:
     """The experiment and the checkpoint with which a run goes on.
 
+    The checkpoint lies in the run's folder, ``FOLDER/checkpoints/NAME``: for a run that is given by
+    its URI, the folder into which it has been fetched.
+
     Raises:
         CheckpointError: not a run, or no undamaged checkpoint.
         ConfigError: an override that would make it another experiment.
     """
-    path = Path(run_dir)
+    path = storage.localized(run_dir, say)
     for key in overrides or {}:
         if key.partition(".")[0] not in RESUMABLE:
             raise ConfigError(
@@ -86,17 +89,18 @@ def resume(run_dir: str | Path, overrides: Mapping[str, Any] | None = None) -> R
         RlgenError: as `prepare_resume` and `train`.
     """
     experiment, folder = prepare_resume(run_dir, overrides)
-    summary = Scheduler(experiment, warn=warn).run(Path(run_dir), folder)
-    return Run(Path(run_dir), summary)
+    path = folder.parent.parent
+    return Run(path, Scheduler(experiment, warn=warn).run(path, folder))
 
 
 def load(run_dir: str | Path) -> Run:
-    """Open a run on disk, to act, sample or evaluate with its latest weights.
+    """Open a run, by its folder or its URI, to act, sample or evaluate with its latest weights.
 
     Raises:
         CheckpointError: not a run, or no undamaged checkpoint.
+        ConfigError: the storage of a URI cannot be read.
     """
-    return Run(Path(run_dir))
+    return Run(storage.localized(run_dir, warn))
 
 
 class Run:

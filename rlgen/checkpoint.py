@@ -17,21 +17,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rlgen.errors import CheckpointError
 
 Part = tuple[Any, dict[str, np.ndarray]]  # JSON data, arrays
 MANIFEST = "manifest.json"
+READ = (".json", ".safetensors")  # the only files that a checkpoint has
 
 
 def write_part(folder: Path, name: str, plain: Any, arrays: dict[str, np.ndarray]) -> None:
-    """Write one part into a checkpoint that is being made."""
+    """Write one part into a checkpoint that is being made.
+
+    Raises:
+        OSError: the disk is full, or the like.
+    """
     (folder / f"{name}.json").write_text(json.dumps(plain))
-    if arrays:
-        save_file(
-            {k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / f"{name}.safetensors"
-        )
+    if not arrays:
+        return
+    path = folder / f"{name}.safetensors"
+    try:
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path)
+    except SafetensorError as error:  # which does not travel between processes
+        reason = str(error).rpartition("I/O error: ")[2]
+        raise OSError(f"{reason} ({path})") from None
 
 
 def read_part(folder: Path, name: str) -> Part:
@@ -68,7 +78,7 @@ def write(folder: Path, name: str, fill: Callable[[Path], None], keep: int) -> P
         _sync(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    for old in _candidates(folder)[keep:]:
+    for old in candidates(folder)[keep:]:
         shutil.rmtree(old)
     return final
 
@@ -77,14 +87,15 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Path:
     """The newest undamaged checkpoint in ``folder``; ``warn`` is told of damaged ones.
 
     Raises:
-        CheckpointError: there is none, or all are damaged.
+        CheckpointError: there is none, all are damaged, or one carries a pickle.
     """
-    found = _candidates(folder)
+    found = candidates(folder)
     if not found:
         raise CheckpointError(f"{folder}: no checkpoint here; has the run written one yet?")
     problems: list[str] = []
     for path in found:
-        problem = _damage(path)
+        _refuse_pickles(path)
+        problem = damage(path)
         if problem is None:
             if problems:
                 warn(f"checkpoint damaged: {'; '.join(problems)}; using {path} instead")
@@ -93,14 +104,14 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Path:
     raise CheckpointError(f"every checkpoint is damaged: {'; '.join(problems)}")
 
 
-def _candidates(folder: Path) -> list[Path]:
+def candidates(folder: Path) -> list[Path]:
     """Complete checkpoints, newest first (names are zero-padded counters)."""
     if not folder.is_dir():
         return []
     return sorted((p for p in folder.iterdir() if not p.name.startswith(".")), reverse=True)
 
 
-def _damage(path: Path) -> str | None:
+def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         hashes = json.loads((path / MANIFEST).read_text())["sha256"]
@@ -113,6 +124,35 @@ def _damage(path: Path) -> str | None:
         if _sha256(file) != expected:
             return f"{name} does not match its sha256 (cut short or altered)"
     return None
+
+
+def _refuse_pickles(path: Path) -> None:
+    """Refuse a checkpoint with what could only be meant to be unpickled: rlgen wrote none of it.
+
+    Raises:
+        CheckpointError: names the file.
+    """
+    for file in sorted(path.rglob("*")) if path.is_dir() else []:
+        if file.is_dir():
+            continue
+        if file.suffix not in READ:
+            what = "rlgen writes and reads .json and .safetensors only"
+        elif file.suffix == ".safetensors" and _is_pickle(file):
+            what = "it is a pickle, which could run anything when it is read"
+        else:
+            continue
+        raise CheckpointError(
+            f"{file}: refused: {what}; if you know where it comes from, remove it to go on"
+        )
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as a pickle (protocols 2 to 5) or as torch's archive of one."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    # A safetensors file begins with the length of its header, which is a JSON object.
+    pickled = head[:1] == b"\x80" and head[1:2] <= b"\x05"
+    return head[8:] != b"{" and (pickled or head[:2] == b"PK")
 
 
 def _sha256(path: Path) -> str:

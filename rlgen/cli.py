@@ -13,7 +13,7 @@ import importlib.util
 import io
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,21 +21,27 @@ import typer
 from rich.table import Table
 
 from rlgen import __version__
+from rlgen.chaos import add_to as add_chaos
 from rlgen.command import (
     INTERRUPTED,
+    TERMINATED,
     AsJson,
     ConfigName,
     Debug,
     Overrides,
     Quiet,
     RunDir,
+    Terminated,
     Trace,
     check_output,
     console,
     replying,
 )
+from rlgen.deploy import deploy
 from rlgen.errors import ConfigError, RlgenError, did_you_mean
+from rlgen.jobs import add_to as add_jobs
 from rlgen.plots import plot
+from rlgen.sweeping import add_to as add_sweeps
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -63,6 +69,7 @@ app = typer.Typer(
 bench = typer.Typer(no_args_is_help=True, help="Measure what the ready configurations reach.")
 app.add_typer(bench, name="bench")
 app.add_typer(plot, name="plot")
+app.add_typer(deploy, name="deploy")
 
 
 def _show_version(wanted: bool) -> None:
@@ -111,7 +118,7 @@ def resume(
         from rlgen.config import parse_overrides
 
         experiment, checkpoint = prepare_resume(run, parse_overrides(overrides or ()), _warn)
-        _run(answer, experiment, quiet, run, checkpoint)
+        _run(answer, experiment, quiet, checkpoint.parent.parent, checkpoint)
 
 
 @app.command("eval")
@@ -250,15 +257,16 @@ def list_(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the agents, models, environments and ready configurations."""
     with replying(as_json, debug) as answer:
         from rlgen import registry
-        from rlgen.config import config_names
+        from rlgen.config import config_names, sweep_names
 
         answer |= {
             "agents": {name: _describe(registry.AGENTS[name]) for name in registry.AGENTS},
             "models": {name: _describe(registry.MODELS[name]) for name in registry.MODELS},
             "environments": _environments(),
             "configs": {name: _comment(name) for name in config_names()},
+            "sweeps": {name: _comment(name) for name in sweep_names()},
         }
-        for heading in ("agents", "models", "configs"):
+        for heading in ("agents", "models", "configs", "sweeps"):
             print(heading)
             width = max(map(len, answer[heading]), default=0)
             for name, text in answer[heading].items():
@@ -398,6 +406,10 @@ def results(
         print(f"{len(measured)} configurations in {page}")
 
 
+add_jobs(app)
+add_sweeps(app)
+
+
 # --- running ------------------------------------------------------------------------------------
 
 
@@ -414,7 +426,7 @@ def _run(
     answer |= summary
     _report(experiment, summary)
     if summary["stop_reason"] == "interrupted":
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(TERMINATED if summary["signal"] == "SIGTERM" else INTERRUPTED)
 
 
 def _schedule(
@@ -423,22 +435,31 @@ def _schedule(
     run_dir: Path | None,
     checkpoint: Path | None,
     trace: bool = False,
+    beside: Callable[[Scheduler], contextlib.AbstractContextManager[None]] | None = None,
 ) -> Summary:
-    """Run an experiment with its progress shown; Ctrl-C ends it after the cycle in hand."""
+    """Run an experiment with its progress shown; a signal ends it after the cycle in hand.
+
+    ``beside`` is a context around the run that is told of its scheduler.
+    """
     from rlgen.display import Display
     from rlgen.scheduler import Scheduler
 
     display = Display(experiment, console, quiet)
     scheduler = Scheduler(experiment, display, _warn, _trace if trace else None)
-    with _interruptible(scheduler), display:
+    around = beside(scheduler) if beside else contextlib.nullcontext()
+    with _interruptible(scheduler), display, around:
         try:
             return scheduler.run(run_dir, checkpoint)
         except KeyboardInterrupt:
+            stopped = Terminated if scheduler.interrupted is signal.SIGTERM else KeyboardInterrupt
             if scheduler.run_dir == Path():
-                raise KeyboardInterrupt("stopped before the training began") from None
-            raise KeyboardInterrupt(
+                raise stopped("stopped before the training began") from None
+            raise stopped(
                 f"stopped at once; {scheduler.run_dir} keeps its checkpoints, if any was written"
             ) from None
+
+
+add_chaos(app, _schedule)
 
 
 def _train(experiment: Experiment, earlier: Path | None, quiet: bool) -> Summary:
@@ -453,16 +474,17 @@ def _train(experiment: Experiment, earlier: Path | None, quiet: bool) -> Summary
 
 @contextlib.contextmanager
 def _interruptible(scheduler: Scheduler) -> Iterator[None]:
-    """The first Ctrl-C ends the run after the cycle in hand, the second at once.
+    """The first Ctrl-C, or SIGTERM, ends the run after the cycle in hand, the second at once.
 
     While the actors are still starting there is nothing to save, and the first ends it at once;
     but not while Ray itself starts, which an exception would leave in pieces.
     """
 
     def stop(number: int, frame: object) -> None:
-        # From here on Ctrl-C is the system's again: even a clean-up that hangs can be left, and
+        # From here on both are the system's again: even a clean-up that hangs can be left, and
         # Ray's processes end with this one.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        handle(signal.SIG_DFL)
+        scheduler.interrupt(signal.Signals(number))
         raise KeyboardInterrupt
 
     def finish(number: int, frame: object) -> None:
@@ -470,16 +492,21 @@ def _interruptible(scheduler: Scheduler) -> Iterator[None]:
         connecting = on_ray and scheduler.backend is None
         if scheduler.run_dir == Path() and not connecting:
             stop(number, frame)
-        signal.signal(signal.SIGINT, stop)
-        scheduler.interrupt()
+        handle(stop)
+        by = signal.Signals(number)
+        scheduler.interrupt(by)
         first = "waiting until Ray has started" if connecting else "finishing the cycle in hand"
-        _warn(f"{first}; Ctrl-C again stops at once")
+        _warn(f"{first}; {'Ctrl-C' if by is signal.SIGINT else by.name} again stops at once")
 
-    before = signal.signal(signal.SIGINT, finish)
+    def handle(function: Any) -> list[Any]:
+        return [signal.signal(number, function) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    before = handle(finish)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, function in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, function)
 
 
 def _report(experiment: Experiment, summary: Summary) -> None:

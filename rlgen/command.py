@@ -15,11 +15,14 @@ from rich.console import Console
 
 from rlgen.errors import ConfigError, RlgenError
 
-USER_ERROR, BUG, INTERRUPTED = 2, 1, 130  # exit statuses; 130 is a shell's for Ctrl-C
+# Exit statuses; the last two are a shell's for Ctrl-C and SIGTERM.
+USER_ERROR, BUG, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 console = Console(highlight=False)  # finds sys.stdout anew at every use
 
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="See 'rlgen list', or a .yaml")]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: runs/NAME/RUN")]
+RunDir = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's folder, runs/NAME/RUN, or its URI")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="key=value ...", help="Overrides, such as seed=3 stop.seconds=60"),
@@ -31,6 +34,10 @@ AsJson = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors")]
 Trace = Annotated[bool, typer.Option("--trace", help="Print one batch's way with its times")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress")]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM stopped a command."""
 
 
 @contextlib.contextmanager
@@ -52,7 +59,8 @@ def replying(as_json: bool, debug: bool) -> Iterator[dict[str, Any]]:
         # On one line: a space with many bounds prints itself on several.
         status = _fail(answer, " ".join(str(error).split()), USER_ERROR, debug)
     except KeyboardInterrupt as stop:
-        status = _fail(answer, str(stop) or "stopped", INTERRUPTED, debug)
+        status = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        _fail(answer, str(stop) or "stopped", status, debug)
     except BrokenPipeError:
         raise  # whoever read has gone, as 'head' does; typer ends quietly
     except Exception as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rlgen import registry
 from rlgen.errors import ConfigError, did_you_mean
@@ -188,6 +188,16 @@ class FaultConfig(Section):
     min_healthy: Count = Field(
         1, description="async: workers that must be alive for the others to go on"
     )
+    not_finite: Literal["error", "drop", "clip"] = Field(
+        "error", description="of a NaN or an infinity in an observation, a reward or a gradient"
+    )
+    largest: Positive = Field(1e6, description="clip: what infinities become; NaN becomes 0")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.largest != 1e6 and self.not_finite != "clip":
+            raise ValueError(f"largest={self.largest:g} needs not_finite=clip")
+        return self
 
 
 class StopConfig(Section):
@@ -228,11 +238,25 @@ class TrackingConfig(Section):
 class RunConfig(Section):
     """Where runs are written: ``<dir>/<experiment>/<run>/``."""
 
-    dir: Path = Path("runs")
+    dir: str = Field("runs", description="a folder, or file://..., s3://..., gs://...")
+
+    @field_validator("dir", mode="before")
+    @classmethod
+    def _plain(cls, given: Any) -> Any:
+        return str(given) if isinstance(given, Path) else given
+
+    @field_validator("dir")
+    @classmethod
+    def _no_slash_at_the_end(cls, given: str) -> str:
+        if not given:
+            raise ValueError("expected a folder or a URI; '.' is the present folder")
+        return given.rstrip("/") or "/"
 
 
 Source = Literal["environment", "data", "model"]
 CLOCKS: dict[Source, str] = {"environment": "env_steps", "data": "epochs", "model": "updates"}
+
+SWEEPS = "sweep-"  # begins the names of ready configurations with a section 'search'
 
 #: The hyper-parameter that says how much a worker produces at a time.
 BATCH_SIZES: dict[Source, str] = {"environment": "rollout_steps", "data": "batch_size"}
@@ -280,7 +304,16 @@ class Experiment(Section):
 
 
 def config_names() -> list[str]:
-    """The ready configurations, in order."""
+    """The ready configurations of single runs, in order."""
+    return [name for name in _ready() if not name.startswith(SWEEPS)]
+
+
+def sweep_names() -> list[str]:
+    """The ready configurations of sweeps, in order."""
+    return [name for name in _ready() if name.startswith(SWEEPS)]
+
+
+def _ready() -> list[str]:
     folder = importlib.resources.files("rlgen.configs")
     return sorted(
         f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
@@ -299,10 +332,8 @@ def read_config(name: str) -> dict[str, Any]:
             raise ConfigError(f"there is no configuration file {name!r}")
         text, stem = path.read_text(), path.stem
     else:
-        if name not in config_names():
-            raise ConfigError(
-                f"there is no configuration {name!r}{did_you_mean(name, config_names())}"
-            )
+        if name not in _ready():
+            raise ConfigError(f"there is no configuration {name!r}{did_you_mean(name, _ready())}")
         stem = name
         text = importlib.resources.files("rlgen.configs").joinpath(f"{name}.yaml").read_text()
     try:
@@ -368,6 +399,11 @@ def resolve_experiment(plain: Mapping[str, Any]) -> Experiment:
         ConfigError: as `load_experiment`.
     """
     plain = dict(plain)
+    if "search" in plain:
+        raise ConfigError(
+            "search: this configuration is of a sweep, for 'rlgen sweep'; a single run has no use "
+            "for this section"
+        )
     if not isinstance(plain.get("algorithm"), str):
         raise ConfigError("algorithm: missing; give the name of one (see 'rlgen list')")
     algorithm = registry.resolve(plain["algorithm"])

@@ -18,6 +18,7 @@ class Counters:
     updates: int = 0
     dropped: int = 0
     restarts: int = 0
+    not_finite: int = 0  # numbers, or optimiser steps, that `fault.not_finite` left out
     seconds: float = 0.0  # wall clock of the training loop
 
     def add(self, infos: Sequence[Mapping[str, Any]], updates: int) -> None:

@@ -339,11 +339,16 @@ class Crew:
         Raises:
             WorkerDied: no restart is left.
         """
-        self.spend(error)
-        self.backend.kill(self.evaluator)
-        self.evaluator = spawn(self.backend, self.experiment, self.plan["evaluator"])
-        started = self.backend.host(self.evaluator, "start")
-        self.answer(started, "the evaluator", START_TIMEOUT_S)
+        while True:
+            self.spend(error)
+            self.backend.kill(self.evaluator)
+            self.evaluator = spawn(self.backend, self.experiment, self.plan["evaluator"])
+            started = self.backend.host(self.evaluator, "start")
+            try:
+                self.answer(started, "the evaluator", START_TIMEOUT_S)
+                return
+            except WorkerDied as another:
+                error = another
 
     def random(self) -> dict[str, Any]:
         """The torch random states of the learners and the workers, by their names."""

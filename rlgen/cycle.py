@@ -160,4 +160,6 @@ class Cycle:
     def _lose(self, worker: int, error: RlgenError) -> None:
         """Go on without a worker until it is back, and forget what it was asked."""
         self.crew.lose(worker, error)
-        self._flights = {f: flight for f, flight in self._flights.items() if flight.actor != worker}
+        left = {f: flight for f, flight in self._flights.items() if flight.actor != worker}
+        self.counters.dropped += len(self._flights) - len(left)
+        self._flights = left

@@ -40,7 +40,7 @@ def examine(start_ray: bool = False) -> Iterator[Finding]:
     if start_ray:
         yield check_cluster()
     yield from check_data()
-    yield check_runs(RunConfig().dir)
+    yield check_runs(Path(RunConfig().dir))
 
 
 def check_python() -> Finding:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class RlgenError(Exception):
@@ -26,6 +27,30 @@ class EnvironmentFailure(RlgenError):
     """An environment that raised: names the worker, the environment and the seed."""
 
 
+@contextlib.contextmanager
+def blaming(who: str, doing: str) -> Iterator[None]:
+    """Around a call of an environment: whatever that raises names it.
+
+    Raises:
+        EnvironmentFailure: anything but our own errors came up.
+    """
+    try:
+        yield
+    except RlgenError:
+        raise
+    except Exception as error:
+        raised = f"{type(error).__name__} in {doing}: {error}"
+        raise EnvironmentFailure(f"{who} raised {raised}") from error
+
+
+class NotFinite(RlgenError):
+    """A NaN or an infinity in an observation or a reward: names worker, environment and step."""
+
+
+class BadGradient(RlgenError):
+    """A gradient with a NaN or an infinity: names the parameter and the update."""
+
+
 class Diverged(RlgenError):
     """A run whose losses or weights are no longer numbers: names its last good checkpoint."""
 
@@ -40,6 +65,10 @@ class LearnerDied(WorkerDied):
 
 class BatchLost(RlgenError):
     """A batch went with the node that held it, before the learner had it."""
+
+
+class StoreFull(RlgenError):
+    """The object store of a node, and its disk, have no room for a batch or for weights."""
 
 
 class PeerLost(WorkerDied):

@@ -14,6 +14,7 @@ from rlgen.algorithm import write_weights
 from rlgen.batch import Batch, concatenate, to_tensors
 from rlgen.config import Experiment
 from rlgen.envs.vector import Environments, Step
+from rlgen.finite import Finite
 from rlgen.generative import data
 from rlgen.problem import build
 from rlgen.rollout import act
@@ -69,7 +70,14 @@ class Evaluator:
         assert self.experiment.env is not None
         config = self.experiment.evaluation
         number = min(config.episodes, MAX_PARALLEL)
-        env = Environments(self.experiment.env, number, seed, learning=False)
+        # An episode is played to its end here: what training drops is mended.
+        fault = self.experiment.fault
+        policy = "error" if fault.not_finite == "error" else "clip"
+        finite = Finite(
+            f"the evaluator: environment {self.experiment.env.id!r} (seed {seed})",
+            fault.model_copy(update={"not_finite": policy}),
+        )
+        env = Environments(self.experiment.env, number, seed, learning=False, finite=finite)
         returns, lengths = np.zeros(config.episodes), np.zeros(config.episodes, int)
         for first in range(0, config.episodes, env.num_envs):
             played = slice(first, min(first + env.num_envs, config.episodes))
@@ -79,6 +87,7 @@ class Evaluator:
             else:
                 rounds.append(list(steps))
         env.close()
+        mended = {"not_finite": finite.tally.count} if finite.tally.count else {}
         return {
             "metric": "return",
             **_mean_and_deviation(returns),
@@ -86,6 +95,7 @@ class Evaluator:
             "min": float(returns.min()),
             "max": float(returns.max()),
             "length": float(lengths.mean()),
+            **mended,
         }
 
     def _play(

@@ -110,3 +110,22 @@ def _equal(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Which rows are equal, ``(n,)`` bool."""
     same: np.ndarray = (left == right).reshape(len(left), -1).all(axis=1)
     return same
+
+
+def push_frame(
+    frames: np.ndarray, successor: np.ndarray, observation: np.ndarray, fresh: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The latest k observations ``(B, k, ...)`` with one more, up to the successors and to act on.
+
+    Args:
+        frames: ``(B, k, ...)`` before; not written to.
+        successor: ``(B, ...)`` the new ones.
+        observation: ``(B, ...)`` the ones to act on.
+        fresh: rows in which an episode begins, where the first observation is repeated k times.
+    """
+    seen = np.concatenate([frames[:, 1:], successor[:, None]], axis=1)
+    if not fresh.size:
+        return seen, seen
+    acted = seen.copy()
+    acted[fresh] = observation[fresh][:, None]
+    return seen, acted

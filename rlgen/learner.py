@@ -14,6 +14,7 @@ from rlgen import checkpoint, state
 from rlgen.algorithm import Metrics, read_weights, write_weights
 from rlgen.batch import Batch, concatenate, to_tensors
 from rlgen.config import Experiment
+from rlgen.finite import Gradients
 from rlgen.linked_replay import make_replay
 from rlgen.moments import Standardiser
 from rlgen.problem import build
@@ -35,6 +36,7 @@ class Learner:
         for value in vars(self.algorithm).values():
             if isinstance(value, nn.Module):
                 value.to(self.device)
+        self.gradients = Gradients(self.algorithm, experiment.fault)
         self.replay = make_replay(self.algorithm)
         self.version = 0
         self.updates = 0
@@ -76,8 +78,9 @@ class Learner:
             "converged": self.algorithm.converged,
             "lags": lags,
             "seconds": {"ingest": ingested - began, "update": ended - ingested},
+            "not_finite": self.gradients.tally.take(),
             "began": arrived,
-            "ended": time.time(),
+            "ended": arrived + ended - began,  # of no clock that can be set back
         }
 
     def _learn(self, batch: Batch) -> None:
@@ -91,8 +94,8 @@ class Learner:
 
     def _update(self, batch: Batch) -> None:
         columns = to_tensors(batch, self.device) if self.algorithm.on_tensors else batch
-        self.latest = self.algorithm.update(columns)
         self.updates += 1
+        self.latest = self.gradients.update(columns, self.updates, self.latest)
 
     def metrics(self) -> dict[str, float]:
         """The metrics of the latest update (apart from it, for reading waits for the device)."""
@@ -109,7 +112,7 @@ class Learner:
         checkpoint.write_part(
             path, "weights", {"version": self.version}, {"weights": read_weights(self.algorithm)}
         )
-        own = state.capture(self, skip=("replay", "device", "latest", "peers"))
+        own = state.capture(self, skip=("replay", "device", "latest", "peers", "gradients"))
         checkpoint.write_part(path, "learner", own.plain, own.arrays)
         if self.replay is not None and with_replay:
             ring = state.capture(self.replay, skip=("rng",))

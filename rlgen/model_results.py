@@ -56,7 +56,7 @@ def model_configs() -> list[str]:
 def find_run(experiment: Experiment) -> Path | None:
     """An earlier run of this experiment, ended or interrupted; None where there is none."""
     wanted = _compared(experiment.dump())
-    for path in sorted((experiment.run.dir / experiment.name).glob(f"*/{rundir.SUMMARY}")):
+    for path in sorted((Path(experiment.run.dir) / experiment.name).glob(f"*/{rundir.SUMMARY}")):
         if _compared(rundir.read_plain(path.parent)) == wanted:
             return path.parent
     return None

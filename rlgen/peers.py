@@ -11,7 +11,6 @@ import datetime
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from rlgen.backends.cluster import node_address
 from rlgen.batch import Batch
 from rlgen.config import Experiment
 from rlgen.errors import PeerLost
+from rlgen.finite import optimizers
 from rlgen.learner import Learner
 from rlgen.problem import role_seed
 
@@ -38,6 +38,7 @@ class PeerLearner(Learner):
         if rank:
             torch.set_rng_state(own)  # and draws noise of its own for its own rows
         self.peers = Peers(self.algorithm, rank, experiment.scheduler.learners)
+        self.gradients.watch()  # once they are everyone's
 
     def open(self) -> str:
         """Listen for the others; the address ``host:port`` at which to `join`."""
@@ -76,7 +77,7 @@ class Peers:
         self._fresh: list[torch.Tensor] = []  # parameters that a backward pass has reached so far
         self._shared: set[torch.Tensor] = set()  # those whose gradients are everyone's
         self._listening: socket.socket | None = None
-        for optimizer in _optimizers(vars(algorithm).values()):
+        for optimizer in optimizers(vars(algorithm).values()):
             self._hook(optimizer)
 
     def open(self, host: str) -> str:
@@ -90,7 +91,7 @@ class Peers:
         if ipaddress.ip_address(host).is_loopback:
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # else it takes what the host's name stands for
         timeout = datetime.timedelta(seconds=timeout_s)
-        store = distributed.TCPStore(
+        store = distributed.TCPStore(  # type: ignore[attr-defined]
             host,
             int(port),
             self.count,
@@ -193,14 +194,3 @@ def _add_up(tensor: torch.Tensor) -> None:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PeerLost(f"lost touch with the other learners: {reason}") from error
-
-
-def _optimizers(values: Iterable[Any]) -> Iterator[torch.optim.Optimizer]:
-    """The optimisers among an algorithm's attributes, also in lists and dicts."""
-    for value in values:
-        if isinstance(value, torch.optim.Optimizer):
-            yield value
-        elif isinstance(value, dict):
-            yield from _optimizers(value.values())
-        elif isinstance(value, list | tuple):
-            yield from _optimizers(value)

@@ -18,7 +18,8 @@ from rlgen.algorithm import Algorithm, write_weights
 from rlgen.batch import Batch, allocate, spec_of, to_arrays, to_tensors
 from rlgen.config import Experiment
 from rlgen.envs.vector import Environments
-from rlgen.errors import EnvironmentFailure, RlgenError
+from rlgen.errors import blaming
+from rlgen.finite import Finite, cut_before
 from rlgen.moments import moments_of
 from rlgen.problem import build
 
@@ -58,16 +59,16 @@ class Worker:
             version: the learner's version of the weights.
             env_steps: environment steps of the whole run so far, for exploration schedules.
         """
-        began = time.time()
+        began, start = time.time(), time.monotonic()
         if version != self.version and self.uses_weights:
             write_weights(self.algorithm, weights)
             self.version = version
         self.algorithm.env_steps = env_steps
-        seconds = {"waiting": began - (self.idle_since or began)}
+        seconds = {"waiting": start - (self.idle_since or start)}
         batch, info = self._make(seconds)
-        ended = self.idle_since = time.time()
+        self.idle_since = time.monotonic()
         info |= {"worker": self.index, "version": version, "seconds": seconds}
-        return batch, info | {"began": began, "ended": ended}
+        return batch, info | {"began": began, "ended": began + self.idle_since - start}
 
     def _make(self, seconds: dict[str, float]) -> Produced:
         """One batch and its info; adds to ``seconds`` where the time went."""
@@ -96,9 +97,11 @@ class RolloutWorker(Worker):
         super().__init__(experiment, index, seed)
         assert experiment.env is not None
         self.config = experiment.env
-        self.env_seed = seed
-        self.env = Environments(self.config, self.config.num_envs, seed)
-        self.observation = self._guarded("reset", self.env.reset)
+        self.who = f"environment worker {index}: environment {self.config.id!r} (seed {seed})"
+        finite = Finite(self.who, experiment.fault)
+        self.env = Environments(self.config, self.config.num_envs, seed, finite=finite)
+        with blaming(self.who, "reset"):
+            self.observation = self.env.reset()
         self.starts = np.ones(self.config.num_envs, np.bool_)
 
     def _make(self, seconds: dict[str, float]) -> Produced:
@@ -109,7 +112,8 @@ class RolloutWorker(Worker):
             start = time.perf_counter()
             columns = act(self.algorithm, self.observation, self.starts, greedy=False)
             acted = time.perf_counter()
-            step = self._guarded("step", self.env.step, columns["action"])
+            with blaming(self.who, "step"):
+                step = self.env.step(columns["action"])
             environment += time.perf_counter() - acted
             inference += acted - start
             columns |= step._asdict() | {"observation": self.observation}
@@ -118,7 +122,10 @@ class RolloutWorker(Worker):
                 batch = allocate(spec_of(columns, (steps,)))
             for name, rows in columns.items():
                 batch[name][t] = rows
+        if found := self.env.finite.tally.take():
+            cut_before(batch)
         info: Info = {"env_steps": int(batch["valid"].sum()), "episodes": self.env.finished[:]}
+        info["not_finite"] = found
         info["metrics"] = self.env.take_metrics()
         self.env.finished.clear()
         start = time.perf_counter()
@@ -128,15 +135,3 @@ class RolloutWorker(Worker):
         processing = time.perf_counter() - start
         seconds |= {"inference": inference, "environment": environment, "process": processing}
         return produced, info
-
-    def _guarded(self, doing: str, function: Any, *args: Any) -> Any:
-        """Call the environment; name worker, environment and seed when it raises."""
-        try:
-            return function(*args)
-        except RlgenError:
-            raise
-        except Exception as error:
-            raise EnvironmentFailure(
-                f"environment worker {self.index}: environment {self.config.id!r} "
-                f"(seed {self.env_seed}) raised {type(error).__name__} in {doing}: {error}"
-            ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import secrets
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 import rlgen
+from rlgen import storage
 from rlgen.config import Experiment, resolve_experiment
 from rlgen.errors import CheckpointError, ConfigError
 
@@ -36,8 +38,14 @@ def create(experiment: Experiment) -> Path:
         ConfigError: it cannot be written.
     """
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    parent = experiment.run.dir / experiment.name
+    base = experiment.run.dir
+    remote = storage.is_uri(base)
+    if remote:
+        storage.check(base)
+    parent = storage.local_root(base) / experiment.name
     name = f"{stamp}-seed{experiment.seed}"
+    if remote:  # where another machine may begin one in the same second
+        name += f"-{secrets.token_hex(2)}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1000):
@@ -47,11 +55,18 @@ def create(experiment: Experiment) -> Path:
                 break
             except FileExistsError:
                 continue
-        write_config(run_dir, experiment)
-        (run_dir / VERSIONS).write_text(json.dumps(versions(), indent=1))
+        prepare(run_dir, experiment)
+        if remote:
+            storage.belongs(run_dir, storage.join(base, experiment.name, run_dir.name))
     except OSError as error:
         raise ConfigError(f"run.dir: cannot write to {str(parent)!r}: {error.strerror}") from error
     return run_dir
+
+
+def prepare(run_dir: Path, experiment: Experiment) -> None:
+    """Write what every run's directory begins with."""
+    write_config(run_dir, experiment)
+    (run_dir / VERSIONS).write_text(json.dumps(versions(), indent=1))
 
 
 def write_config(run_dir: Path, experiment: Experiment) -> None:

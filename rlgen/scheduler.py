@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,17 +18,20 @@ from typing import Any
 
 import numpy as np
 
-from rlgen import checkpoint, rundir
+from rlgen import checkpoint, rundir, storage
 from rlgen.config import Experiment
 from rlgen.counters import Counters
 from rlgen.crew import Crew
 from rlgen.cycle import Cycle
 from rlgen.errors import (
+    BadGradient,
     CheckpointError,
     ConfigError,
     Diverged,
     LearnerDied,
+    NotFinite,
     RlgenError,
+    StoreFull,
     WorkerDied,
 )
 from rlgen.generative import pictures
@@ -78,15 +82,21 @@ class Scheduler:
         display: Callable[[Progress], None] = no_display,
         warn: Callable[[str], None] = print,
         trace: Callable[[str], None] | None = None,
+        evaluated: Callable[[Path | None], None] | None = None,
     ) -> None:
         self.experiment = experiment
+        self.evaluated = (
+            evaluated  # told of a checkpoint that follows every evaluation but the last
+        )
         self.trace = trace  # told once of the journey of one batch
         self.display = display
         self._warn_user = warn
         self.warnings: list[str] = []
         self.run_dir = Path()
+        self.record: Callable[[str, dict[str, Any]], None] = self._hold
+        self._restarts_before: int | None = None  # of the run, in earlier processes
         self.backend: Any = None  # until it is connected
-        self.interrupted = False
+        self.interrupted: signal.Signals | None = None  # by what, or None
         self.evaluation: dict[str, Any] | None = None  # the latest one
         self._budgets = experiment.stop.model_dump(
             exclude_none=True, exclude={"target", "target_evaluations"}
@@ -99,9 +109,9 @@ class Scheduler:
         self._latest: dict[str, Any] = {}
         self._displayed = 0.0
 
-    def interrupt(self) -> None:
+    def interrupt(self, by: signal.Signals = signal.SIGINT) -> None:
         """End the run after the cycle in hand, with a checkpoint."""
-        self.interrupted = True
+        self.interrupted = by
 
     def run(self, run_dir: Path | None = None, resume: Path | None = None) -> Summary:
         """Run to the first stop condition and return the summary.
@@ -116,7 +126,7 @@ class Scheduler:
         self.problem = load_problem(self.experiment)
         plan = {role.name: role for role in make_plan(self.experiment)}
         self.backend = connect(self.experiment, list(plan.values()))
-        tracker, summary = None, None
+        tracker, summary, uploads = None, None, None
         try:
             if self.interrupted:  # while Ray started, which nothing may break off
                 raise KeyboardInterrupt
@@ -130,6 +140,7 @@ class Scheduler:
             self.record = tracker.record
             for message in self.warnings:
                 self.record("event", {"message": message})
+            uploads = storage.mirror(self.run_dir, self.warn)
             try:
                 summary = self._live()
             except RlgenError:
@@ -138,12 +149,15 @@ class Scheduler:
                 self._check_weights()  # an actor may have stumbled over them
                 raise
             return summary
-        except WorkerDied as error:
+        except (WorkerDied, NotFinite, StoreFull) as error:
             if not self._kept():
                 raise
             again = f"go on from its last checkpoint with 'rlgen resume {self.run_dir}'"
-            raise WorkerDied(f"{error}; {again}") from error
+            kind = WorkerDied if isinstance(error, WorkerDied) else type(error)
+            raise kind(f"{error}; {again}") from error
         finally:
+            if uploads is not None:
+                uploads.close()
             if tracker is not None:
                 tracker.close(summary)
             self.backend.shutdown()
@@ -164,7 +178,10 @@ class Scheduler:
                 self._pending = None
                 self.warn(f"going on from {kept or 'the start, for there is no checkpoint yet'}")
                 self._start(kept)
-            except WorkerDied:
+            except BadGradient as error:
+                raise self._diverged(str(error)) from error
+            except (WorkerDied, NotFinite, StoreFull) as error:
+                self.record("event", {"message": str(error)})
                 self._write_checkpoint()  # what the learner knows is not lost
                 raise
 
@@ -174,8 +191,9 @@ class Scheduler:
         Raises:
             Diverged: as `_check_metrics`.
         """
-        if not np.isfinite(self.backend.get(self.cycle.weights)).all():
-            raise self._diverged("a weight is not finite")
+        weights = self.backend.get(self.cycle.weights)
+        if np.isnan(weights).any() or np.isposinf(weights).any():  # -inf: not known yet (R-max)
+            raise self._diverged("a weight is not a number, or infinite")
 
     def _check_metrics(self, metrics: dict[str, float]) -> None:
         """End a run whose latest update was not of numbers.
@@ -203,15 +221,16 @@ class Scheduler:
     def _kept(self) -> bool:
         """Whether the run has a checkpoint."""
         folder = self.run_dir / rundir.CHECKPOINTS
-        return self.run_dir != Path() and folder.is_dir() and any(folder.iterdir())
+        return self.run_dir != Path() and bool(checkpoint.candidates(folder))
 
     def warn(self, message: str) -> None:
         """Tell the user, and keep it in the run's records."""
         self._warn_user(message)
-        if self.run_dir != Path():
-            self.record("event", {"message": message})
-        else:
-            self.warnings.append(message)
+        self.record("event", {"message": message})
+
+    def _hold(self, kind: str, values: dict[str, Any]) -> None:
+        """Keep an event until there is a file for it."""
+        self.warnings.append(values["message"])
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -225,12 +244,16 @@ class Scheduler:
             before = self.ticks()
             step()
             self.cycle.counters.seconds = time.monotonic() - self._began
-            self.cycle.counters.restarts = self._restarts_before + self.crew.restarts
+            self._count_restarts()
             self._evaluate(before)
             self._checkpoint_if_due(before)
             self._record_if_due()
             self._display_if_due()
         return self._finish(reason)
+
+    def _count_restarts(self) -> None:
+        assert self._restarts_before is not None
+        self.cycle.counters.restarts = self._restarts_before + self.crew.restarts
 
     @property
     def _sync(self) -> bool:
@@ -273,20 +296,29 @@ class Scheduler:
         elif reason != "interrupted" and self._evaluated_version != self.cycle.version:
             self._launch_evaluation()
             self._collect(wait=True)
+        self._count_restarts()
         self._record()
         path = self._write_checkpoint()
         if self.experiment.data is not None and reason != "interrupted":
-            self._save_pictures()
+            self._unless_full("pictures", self._save_pictures)
         summary = self._summary(reason, path)
         self.record("summary", summary)
-        (self.run_dir / rundir.SUMMARY).write_text(json.dumps(summary, indent=1))
+        text = json.dumps(summary, indent=1)
+        self._unless_full(rundir.SUMMARY, lambda: (self.run_dir / rundir.SUMMARY).write_text(text))
         return summary
 
-    def _summary(self, reason: str, path: Path) -> Summary:
+    def _unless_full(self, what: str, write: Callable[[], Any]) -> None:
+        """Write a file of the run; a disk that is full does not take its result away."""
+        try:
+            write()
+        except OSError as error:
+            self.warn(f"{self.run_dir / what} could not be written: {reason_of(error)}")
+
+    def _summary(self, reason: str, path: Path | None) -> Summary:
         counters = self.cycle.counters
         first, elapsed = self._first, self._elapsed()
         return {
-            "run_dir": str(self.run_dir),
+            "run_dir": storage.origin(self.run_dir) or str(self.run_dir),
             "experiment": self.experiment.name,
             "algorithm": self.experiment.algorithm,
             "seed": self.experiment.seed,
@@ -297,7 +329,8 @@ class Scheduler:
             "evaluation": self.evaluation,
             "metrics": self._latest,
             "stop_reason": reason,
-            "checkpoint": str(path),
+            **({"signal": self.interrupted.name} if self.interrupted else {}),
+            "checkpoint": None if path is None else str(path),
             **self._time_share(),
         }
 
@@ -311,10 +344,22 @@ class Scheduler:
                 self._window.lengths.append(length)
             self._window.sums.update(info.get("metrics", {}))
         self._seconds["learner"].update(report["seconds"])
+        for told in (*infos, report):
+            self._count_not_finite(told.get("not_finite"))
         self._window.lags += report["lags"]
         if self.trace is not None and self.cycle.counters.cycles == TRACED_CYCLE:
             for line in journey(infos[0], report, time.time()):
                 self.trace(line)
+
+    def _count_not_finite(self, found: tuple[int, str] | None) -> None:
+        """Count what was dropped or clipped, and tell of the first."""
+        if found is None:
+            return
+        count, first = found
+        counters, policy = self.cycle.counters, self.experiment.fault.not_finite
+        if not counters.not_finite:
+            self.warn(f"{first} (fault.not_finite={policy}); from now on only counted, not_finite")
+        counters.not_finite += count
 
     def _record_if_due(self) -> None:
         if time.monotonic() - self._window.began >= self.experiment.tracking.every_s:
@@ -379,6 +424,17 @@ class Scheduler:
     # --- evaluation -----------------------------------------------------------------------------
 
     def _evaluate(self, before: float) -> None:
+        earlier = self.evaluation
+        self._collect_or_launch(before)
+        if (
+            self.evaluated is not None
+            and self.evaluation is not earlier
+            and not self._stop_reason()
+        ):
+            self.cycle.settle()
+            self.evaluated(self._write_checkpoint())
+
+    def _collect_or_launch(self, before: float) -> None:
         self._collect(wait=False)
         if self._due(self.experiment.evaluation.every, before) and self._reached is None:
             self._collect(wait=True)  # one at a time, so that which is first to pass is certain
@@ -440,8 +496,12 @@ class Scheduler:
             self.cycle.settle()
             self._write_checkpoint()
 
-    def _write_checkpoint(self) -> Path:
-        """Write a checkpoint, with the states of the workers where a resume needs them."""
+    def _write_checkpoint(self) -> Path | None:
+        """Write a checkpoint, with the states of the workers where a resume needs them.
+
+        Returns:
+            The latest good one: where it could not be written, the one before, or None.
+        """
         self._check_weights()
         config = self.experiment.checkpoint
 
@@ -466,7 +526,13 @@ class Scheduler:
             checkpoint.write_part(folder, "run", plain, crew.random())
 
         folder = self.run_dir / rundir.CHECKPOINTS
-        return checkpoint.write(folder, f"{self.cycle.counters.cycles:010d}", fill, config.keep)
+        try:
+            return checkpoint.write(folder, f"{self.cycle.counters.cycles:010d}", fill, config.keep)
+        except OSError as error:
+            before = checkpoint.latest(folder, self.warn) if self._kept() else None
+            stays = f"{before} stays the latest" if before else "there is none before it"
+            self.warn(f"a checkpoint could not be written: {reason_of(error)}; {stays}")
+            return before
 
     def _start(self, resume: Path | None) -> None:
         """Start the crew, and go on from a checkpoint where there is one."""
@@ -512,7 +578,8 @@ class Scheduler:
     def _begin_cycle(self, counters: Counters) -> None:
         self.cycle = Cycle(self.crew, self._observe)
         self.cycle.counters = counters
-        self._restarts_before = counters.restarts - self.crew.restarts
+        if self._restarts_before is None:  # else the crew has counted those of this process
+            self._restarts_before = counters.restarts - self.crew.restarts
         scheduler = self.experiment.scheduler
         if scheduler.backend == "ray" and self._sync and self.experiment.source != "model":
             self.crew.recall = Recall(self.backend.get(self.cycle.weights).nbytes)
@@ -542,6 +609,12 @@ def journey(info: dict[str, Any], report: dict[str, Any], now: float) -> list[st
         f"({parts(report['seconds'])})",
         f"{since(now)}  the scheduler knows",
     ]
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of a failed write, with its file where it names one."""
+    reason = error.strerror or " ".join(str(error).split())
+    return f"{reason} ({error.filename})" if error.filename else reason
 
 
 def read_run_part(folder: Path, experiment: Experiment) -> checkpoint.Part:

@@ -183,7 +183,14 @@ def _decode_random_state(inner: Any, current: Any, arrays: dict[str, np.ndarray]
 
 
 def _decode_loadable(inner: Any, current: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if not isinstance(current, torch.optim.Optimizer):
+        current.load_state_dict(_decode(inner, None, arrays))
+        return current
+    # Its rates are constants, left to the constructor: the state may be of a trial with others.
+    given = [{k: v for k, v in g.items() if k != "params"} for g in current.param_groups]
     current.load_state_dict(_decode(inner, None, arrays))
+    for group, settings in zip(current.param_groups, given, strict=True):
+        group.update(settings)
     return current
 
 

@@ -20,7 +20,10 @@ class Tracker:
     """
 
     def __init__(self, run_dir: Path, experiment: Experiment, warn: Callable[[str], None]) -> None:
-        self._file = (run_dir / METRICS).open("a", encoding="utf-8")
+        # Unbuffered: a line that the disk has no room for is left out, and does not wait.
+        self._file = (run_dir / METRICS).open("ab", buffering=0)
+        self._torn = False  # the last line of the file has no end
+        self._full = False  # and the user knows
         self._warn = warn
         self._wandb: Any = None
         if experiment.tracking.wandb != "off":
@@ -28,19 +31,32 @@ class Tracker:
 
     def record(self, kind: str, values: dict[str, Any]) -> None:
         """Write one record of a kind (``train``, ``evaluation``, ``event``, ``summary``)."""
-        line = json.dumps({"kind": kind, "time": round(time.time(), 3), **values})
-        self._file.write(line + "\n")
-        self._file.flush()
+        self._write(json.dumps({"kind": kind, "time": round(time.time(), 3), **values}))
         if self._wandb is not None:
             # The run's own counters are the x axes: wandb drops rows whose step goes backwards.
             flat = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
             self._guarded(lambda: self._wandb.log(flat))
 
+    def _write(self, line: str) -> None:
+        """Append one line; without room for it the run goes on."""
+        content = f"{chr(10) if self._torn else ''}{line}\n".encode()
+        try:
+            written = self._file.write(content)
+            self._torn = written < len(content) if written else self._torn
+            if written == len(content):
+                return
+            reason = "the disk is full"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if not self._full:
+            self._full = True
+            self._warn(f"{METRICS}: {reason}; records are left out until there is room again")
+
     def close(self, summary: dict[str, Any] | None) -> None:
         """Close the file and finish the sinks."""
-        self._file.close()
         if self._wandb is not None:
             self._guarded(lambda: self._finish_wandb(summary))
+        self._file.close()
 
     def _start_wandb(self, run_dir: Path, experiment: Experiment) -> None:
         import wandb
@@ -66,7 +82,8 @@ class Tracker:
             action()
         except Exception as error:  # whatever a third party's sink may raise
             self._wandb = None
-            self._warn(f"tracking.wandb: {type(error).__name__}: {error}; going on without it")
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self._warn(f"tracking.wandb: {reason}; going on without it")
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

@@ -6,17 +6,22 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
 from ray._raylet import AuthenticationTokenLoader, Config
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayTaskError
 
-from rlgen.errors import ConfigError
+from rlgen.backends.tokens import choose_mode
+from rlgen.errors import ConfigError, StoreFull
 
-_GIVEN = {key: os.environ.get(key) for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+_AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_GIVEN = {key: os.environ.get(key) for key in _AUTHENTICATION}
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's future default; the old one warns
@@ -35,6 +40,7 @@ def connect(address: str, cpus: float, gpus: float) -> None:
         ConfigError: there is no cluster at the address, or the plan does not fit on it.
     """
     os.environ.update(_QUIET)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.CRITICAL,
@@ -58,7 +64,7 @@ def connect(address: str, cpus: float, gpus: float) -> None:
                     **options,
                 )
         else:
-            _authenticate(_GIVEN["RAY_AUTH_MODE"] or "disabled", _GIVEN["RAY_AUTH_TOKEN"])
+            authenticate()
             _check_reachable(address)
             ray.init(address=address, **options)
             _check_fits(cpus, gpus)
@@ -78,6 +84,30 @@ def connect(address: str, cpus: float, gpus: float) -> None:
                 "one with 'ray start --head', or use scheduler.address=local"
             )
         raise ConfigError(message) from error
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        # Ray has set its own, which would end the run without a checkpoint.
+        signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def authenticate(say: Callable[[str], None] = lambda message: None) -> None:
+    """Use the token for clusters that are not our own, wherever there is one.
+
+    Raises:
+        ConfigError: a token is asked for, and there is none.
+    """
+    _authenticate(choose_mode(_GIVEN, say), _GIVEN["RAY_AUTH_TOKEN"])
+
+
+def cause_of(error: RayTaskError) -> Exception:
+    """What an actor raised; with what to do where the object store had no room for its answer."""
+    cause = error.cause
+    if isinstance(cause, ObjectStoreFullError | OutOfDiskError):
+        return StoreFull(
+            "the object store of a node is full, and so is its disk; make batches smaller "
+            "(hyperparameters.rollout_steps or batch_size, env.num_envs, scheduler.workers), or "
+            "start the cluster with more: 'ray start --object-store-memory BYTES'"
+        )
+    return cause if isinstance(cause, Exception) else error
 
 
 def node_address() -> str:

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlgen.backends.host import Host
+from rlgen.errors import RlgenError
 
 
 class Done:
     """A call's result, already there; passed on by reference like an object of Ray's store."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, error: RlgenError | None = None) -> None:
         self.value = value
+        self.error = error  # which shows when the value is asked for, as it would on Ray
 
 
 class InlineBackend:
@@ -27,7 +29,11 @@ class InlineBackend:
     def call(self, actor: Host, method: str, *args: Any, returns: int = 1) -> Any:
         """Call a method now; ``returns`` results as as many futures."""
         given = [arg.value if isinstance(arg, Done) else arg for arg in args]
-        result = actor.call(method, *given)
+        try:
+            result = actor.call(method, *given)
+        except RlgenError as error:
+            failed = Done(None, error)
+            return [failed] * returns if returns > 1 else failed
         return [Done(part) for part in result] if returns > 1 else Done(result)
 
     def put(self, value: Any) -> Done:
@@ -39,7 +45,13 @@ class InlineBackend:
         return list(futures)
 
     def get(self, future: Done) -> Any:
-        """The value of a future."""
+        """The value of a future.
+
+        Raises:
+            RlgenError: whatever the actor raised of ours; other errors come up in the call.
+        """
+        if future.error is not None:
+            raise future.error
         return future.value
 
     def host(self, actor: Host, method: str, *args: Any) -> Done:

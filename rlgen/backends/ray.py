@@ -64,8 +64,7 @@ class RayBackend:
         try:
             return ray.get(future)
         except RayTaskError as error:
-            cause = error.cause
-            raise (cause if isinstance(cause, Exception) else error) from error
+            raise cluster.cause_of(error) from error
         except ObjectLostError as error:
             raise BatchLost(" ".join(str(error).split())[:300]) from error
         except (RayActorError, GetTimeoutError) as error:

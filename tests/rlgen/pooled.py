@@ -1,7 +1,8 @@
 """Ray actors that serve one run after the other: starting processes would cost seconds each."""
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -19,12 +20,15 @@ class Vacant(Host):
     def move_in(self, *arguments):
         Host.__init__(self, *arguments)
 
+    def process(self):
+        return os.getpid()
+
 
 @contextmanager
 def pooled_backend() -> Iterator[Any]:
     """A cluster, and a backend class that keeps its actors from one run to the next."""
     cluster = ray_backend.RayBackend("local", 8.0, 0.0)
-    vacant = []
+    vacant: list[Any] = []
 
     class Pooled(ray_backend.RayBackend):
         def __init__(self, address, cpus, gpus):
@@ -36,8 +40,19 @@ def pooled_backend() -> Iterator[Any]:
             actor.move_in.remote(target, args, seed, threads)
             return actor
 
+        def kill(self, actor):
+            self.taken.remove(actor)
+            super().kill(actor)
+
         def shutdown(self):
-            vacant.extend(self.taken)
+            asked = {actor.process.remote(): actor for actor in self.taken}
+            answers, silent = ray.wait(list(asked), num_returns=len(asked), timeout=10)
+            for actor in (asked[answer] for answer in silent):
+                ray.kill(actor)
+            for answer in answers:
+                with suppress(ray.exceptions.RayActorError):
+                    ray.get(answer)
+                    vacant.append(asked[answer])
 
     yield Pooled
     cluster.shutdown()

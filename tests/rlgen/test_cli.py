@@ -97,10 +97,10 @@ def test_commands_import_only_what_they_use(arguments, unneeded, in_tmp):
 
 def test_list_names_what_there_is_with_a_line_each():
     listed = answer("list")
-    assert set(listed) == {"agents", "models", "environments", "configs"}
+    assert set(listed) == {"agents", "models", "environments", "configs", "sweeps"}
     assert listed["agents"]["q-learning"].startswith("Q-learning:")
     assert {"vae", "rbm"} <= set(listed["models"])
-    for kind in ("agents", "models", "configs"):
+    for kind in ("agents", "models", "configs", "sweeps"):
         assert all(text and "missing" not in text for text in listed[kind].values()), kind
     assert listed["environments"][0].startswith("rlgen/")
     assert "rlgen/Cliff-v0" in listed["environments"]
@@ -439,6 +439,7 @@ def test_options_that_do_not_fit_the_run_are_refused(agent_run, model_run, in_tm
 
 def test_an_environment_that_raises_is_named(in_tmp):
     arguments = ["env={id: 'faulty_env:Faulty-v0', num_envs: 1, kwargs: {fault: raise}}"]
+    arguments.append("fault.max_restarts=0")
     refused(
         "environment 'faulty_env:Faulty-v0' (seed ", "train", *AGENT, *arguments, "stop.target="
     )
@@ -465,6 +466,10 @@ class Started:
     def interrupt(self):
         """What a terminal does on Ctrl-C: to the whole group."""
         os.killpg(self.process.pid, signal.SIGINT)
+
+    def terminate(self):
+        """What a cluster does to a job that has to go."""
+        self.process.send_signal(signal.SIGTERM)
 
     def wait_for(self, there):
         end = time.monotonic() + PATIENCE
@@ -553,6 +558,34 @@ def assert_second_stops(started):
     assert last.startswith("rlgen: stopped at once; runs")
 
 
+def assert_terminated(started):
+    started.wait_for_training()
+    started.terminate()
+    status, output = started.end()
+    assert status == 143
+    said = started.stderr.read_text()
+    assert "finishing the cycle in hand; SIGTERM again stops at once" in said
+    assert "Traceback" not in said
+    run = started.folder / output.splitlines()[-1].removeprefix("resume with: rlgen resume ")
+    reached = json.loads((run / "summary.json").read_text())
+    assert (reached["stop_reason"], reached["signal"]) == ("interrupted", "SIGTERM")
+    assert Path(started.folder / reached["checkpoint"], "manifest.json").is_file()
+
+
+def test_sigterm_leaves_a_checkpoint_and_exits_with_143(start):
+    assert_terminated(start(*ENDLESS))
+
+
+def test_a_second_sigterm_stops_at_once(start):
+    started = start(*HANGING)
+    started.wait_for(lambda: (started.folder / "hangs").exists())
+    started.terminate()
+    started.wait_for(lambda: "finishing the cycle" in started.stderr.read_text())
+    started.terminate()
+    assert started.end()[0] == 143
+    assert "rlgen: stopped at once; runs" in started.stderr.read_text()
+
+
 RAY = ["scheduler.backend=ray", "scheduler.workers=2"]
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")
 
@@ -567,6 +600,14 @@ def test_ctrl_c_on_ray_ends_every_process(start):
     status, output = started.end()
     assert status == 130
     assert "resume with: rlgen resume " in output
+    wait_until_none(started)
+
+
+@pytest.mark.slow
+@needs_proc
+def test_sigterm_on_ray_leaves_a_checkpoint_and_no_process(start):
+    started = start(*ENDLESS, *RAY)
+    assert_terminated(started)
     wait_until_none(started)
 
 

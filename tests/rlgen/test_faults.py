@@ -1,48 +1,81 @@
 """What goes wrong is named, costs the batch in flight, and nothing more."""
 
+import time
+
 import pytest
 from experiments import train
+from pooled import pooled_backend
 
-from rlgen import tracking
-from rlgen.errors import ConfigError, EnvironmentFailure, WorkerDied
+from rlgen import scheduler, tracking
+from rlgen.backends import ray as ray_backend
+from rlgen.config import load_experiment
+from rlgen.errors import ConfigError, WorkerDied
 
 FAULTY = {"env.id": "faulty_env:Faulty-v0", "env.num_envs": 1, "stop.env_steps": 400}
 
 
-def faulty(fault, tmp_path, **changes):
-    kwargs = {"fault": fault, **changes.pop("kwargs", {})}
-    return train("q-learning", tmp_path, FAULTY | {"env.kwargs": kwargs} | changes)
+@pytest.fixture(scope="module")
+def pool():
+    """One cluster for all; whoever was killed leaves it."""
+    with pooled_backend() as backend:
+        yield backend
 
 
-@pytest.mark.parametrize("backend", ["inline", "ray"])
-def test_an_environment_that_raises_is_named_with_worker_and_seed(backend, tmp_path):
-    message = (
-        r"environment worker \d: environment 'faulty_env:Faulty-v0' \(seed \d+\) raised "
-        r"ArithmeticError in step: the bridge is out"
-    )
-    with pytest.raises(EnvironmentFailure, match=message):
-        faulty("raise", tmp_path, **{"scheduler.backend": backend})
+@pytest.fixture
+def on_ray(pool, monkeypatch):
+    monkeypatch.setattr(ray_backend, "RayBackend", pool)
+    return {"scheduler.backend": "ray"}
 
 
-@pytest.mark.parametrize("fault", ["kill", "hang"])
-def test_a_lost_worker_is_replaced_and_the_run_completes(fault, tmp_path):
-    run = faulty(
-        fault,
-        tmp_path,
-        kwargs={"flag": str(tmp_path / "flag")},
-        **{"scheduler.backend": "ray", "fault.timeout_s": 10},
-    )
+def faulty(fault, tmp_path, kwargs=None, **changes):
+    given = {"fault": fault, **(kwargs or {})}
+    return train("q-learning", tmp_path, FAULTY | {"env.kwargs": given} | changes)
+
+
+def events(run_dir):
+    return [r["message"] for r in tracking.read_metrics(run_dir) if r["kind"] == "event"]
+
+
+RAISED = (
+    r"environment worker \d: environment 'faulty_env:Faulty-v0' \(seed \d+\) raised "
+    r"ArithmeticError in step: the bridge is out"
+)
+
+
+def test_an_environment_that_raises_begins_anew_until_no_restart_is_left(tmp_path):
+    with pytest.raises(WorkerDied, match=rf"{RAISED}; 2 restarts were allowed .*the first was: "):
+        faulty("raise", tmp_path, **{"fault.max_restarts": 2})
+    (run,) = tmp_path.glob("*/*")
+    told = events(run)
+    assert len([e for e in told if e.endswith("starting it anew")]) == 2
+    assert "2 restarts were allowed" in told[-1]
+    assert list(run.glob("checkpoints/*")), "what was learned is kept"
+
+
+@pytest.mark.parametrize("fault", ["raise", "kill", "hang"])
+def test_a_lost_worker_is_replaced_and_the_run_completes(fault, tmp_path, on_ray):
+    kwargs = {"flag": str(tmp_path / "flag")}
+    run = faulty(fault, tmp_path, kwargs, **on_ray, **{"fault.timeout_s": 10})
     assert (tmp_path / "flag").exists()
     assert run.summary["restarts"] == 1
     assert run.summary["stop_reason"] == "env_steps"
-    events = [r["message"] for r in tracking.read_metrics(run.dir) if r["kind"] == "event"]
-    reason = "no answer for 10 s" if fault == "hang" else "died"
-    assert any("environment worker" in e and reason in e and "anew" in e for e in events)
+    reason = {"raise": "raised", "kill": "died", "hang": "no answer for 10 s"}[fault]
+    (told,) = [e for e in events(run.dir) if "anew" in e]
+    assert told.startswith("environment worker ") and reason in told
 
 
-def test_workers_that_die_again_and_again_end_the_run(tmp_path):
-    with pytest.raises(WorkerDied, match=r"environment worker \d died.*1 restarts were allowed"):
-        faulty("kill", tmp_path, **{"scheduler.backend": "ray", "fault.max_restarts": 1})
+@pytest.mark.parametrize("mode", ["sync", pytest.param("async", marks=pytest.mark.slow)])
+def test_workers_that_die_again_and_again_end_the_run(mode, tmp_path, on_ray):
+    changes = {"fault.max_restarts": 1, "scheduler.mode": mode, "fault.min_healthy": 2}
+    name = {"sync": "1 restarts were allowed", "async": "1 workers are left"}[mode]
+    with pytest.raises(WorkerDied, match=rf"environment worker \d died.*{name}.*rlgen resume"):
+        train(
+            "q-learning" if mode == "sync" else "dqn",
+            tmp_path,
+            FAULTY | {"env.kwargs": {"fault": "kill"}, "evaluation.episodes": 2} | on_ray | changes,
+        )
+    (run,) = tmp_path.glob("*/*")
+    assert list(run.glob("checkpoints/*")), "what was learned is kept"
 
 
 def test_a_ray_that_does_not_start_is_explained(tmp_path, monkeypatch):
@@ -52,6 +85,63 @@ def test_a_ray_that_does_not_start_is_explained(tmp_path, monkeypatch):
         raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr("ray.init", late)
+    monkeypatch.setattr("ray.shutdown", lambda: None)  # the cluster of the other tests
     with pytest.raises(ConfigError, match="Ray did not start on this machine .The current node"):
         train("q-learning", tmp_path, {"scheduler.backend": "ray"})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_clock_that_is_set_back_changes_no_rate(tmp_path, monkeypatch):
+    """An hour back at every second look: what takes time is told by another clock."""
+    real, looks = time.time, 0
+
+    def set_back():
+        nonlocal looks
+        looks += 1
+        return real() - 3600.0 * (looks // 2)
+
+    monkeypatch.setattr(time, "time", set_back)
+    journeys = []
+    experiment = load_experiment(
+        "q-learning-cliff",
+        [f"run.dir={tmp_path}", "stop={env_steps: 6000}", "tracking.every_s=0", "evaluation={}"],
+    )
+    run = scheduler.Scheduler(experiment, trace=journeys.append)
+    summary = run.run()
+    assert looks > 100
+    assert 0 < summary["seconds"] < 600 and summary["env_steps_per_s"] > 0
+    shares = [v for parts in summary["time_share"].values() for v in parts.values()]
+    assert all(0 <= share <= 1.001 for share in shares), summary["time_share"]
+    assert 0 <= run.crew._average_s < 60 and run.crew.patience_s == 30.0
+    records = [r for r in tracking.read_metrics(run.run_dir) if r["kind"] == "train"]
+    assert len(records) > 10
+    assert all(record["env_steps_per_s"] > 0 for record in records[:-1])
+    seconds = [record["seconds"] for record in records]
+    assert seconds == sorted(seconds)
+
+
+@pytest.mark.slow
+def test_a_straggler_takes_no_more_than_its_share(tmp_path, on_ray, monkeypatch):
+    """Counted in batches: the others make as many while it makes one as it takes longer."""
+    batches = dict.fromkeys(range(3), 0)
+    observe = scheduler.Scheduler._observe
+
+    def count(self, infos, report):
+        for info in infos:
+            batches[info["worker"]] += 1
+        observe(self, infos, report)
+
+    monkeypatch.setattr(scheduler.Scheduler, "_observe", count)
+    env = {"id": "slow_env:Slow-v0", "num_envs": 1, "kwargs": {"folder": str(tmp_path)}}
+    changes = {
+        "env": env,
+        "evaluation": {"episodes": 1, "max_steps": 2},
+        "hyperparameters.rollout_steps": 8,
+        "scheduler": {"workers": 3, "mode": "async", "backend": "ray"},
+        "stop.env_steps": 1600,
+    }
+    run = train("dqn", tmp_path / "runs", changes)
+    assert run.summary["stop_reason"] == "env_steps" and run.summary["restarts"] == 0
+    slow, *others = sorted(batches.values())
+    # Ten times slower; some of that is left for a machine that is busy with something else.
+    assert min(others) >= 4 * slow, batches

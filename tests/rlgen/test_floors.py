@@ -12,13 +12,15 @@ from rlgen import registry
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"rlgen": "rlgen"} | {f: f"rlgen.{f}" for f in ("agents", "envs", "generative")}
 FLOORS = {
-    0: "errors config registry batch returns networks schedules moments demonstrations",
-    1: "algorithm replay linked_replay priorities links frames state checkpoint tracking rundir "
-    "backends",
+    0: "errors config counters registry batch returns networks schedules moments demonstrations "
+    "parcel search",
+    1: "algorithm replay linked_replay priorities links frames finite state recall checkpoint "
+    "tracking storage rundir backends",
     2: "agents envs generative configs",
     3: "problem rollout sources learner peers evaluation assessment",
     4: "plan crew cycle scheduler",
-    5: "api cli command plots figures display doctor results __init__ __main__",
+    5: "api cli command chaos jobs shipping deploy plots figures display doctor results model_results "
+    "sweeps sweeping __init__ __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 OWNERS = {"ray": "rlgen.backends.", "wandb": "rlgen.tracking"}

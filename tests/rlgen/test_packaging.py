@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from rlgen import __version__
-from rlgen.config import config_names
+from rlgen.config import config_names, sweep_names
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -89,6 +89,7 @@ def test_the_wheel_holds_every_source_and_configuration(tmp_path):
         for folder, target in SOURCES.items()
         for path in (ROOT / folder).rglob("*.py")
     }
-    expected |= {f"rlgen/configs/{name}.yaml" for name in config_names()} | {"rlgen/py.typed"}
+    ready = [*config_names(), *sweep_names()]
+    expected |= {f"rlgen/configs/{name}.yaml" for name in ready} | {"rlgen/py.typed"}
     expected |= {f"rlgen/configs/{path.name}" for path in (ROOT / "configs").glob("*.npz")}
     assert {name for name in held if ".dist-info/" not in name} == expected

@@ -5,16 +5,20 @@ import signal
 
 import numpy as np
 import pytest
+import ray
 from experiments import train
+from pooled import pooled_backend
 
 from rlgen import tracking
 from rlgen.backends import ray as ray_backend
-from rlgen.backends.host import Host
 from rlgen.errors import LearnerDied, WorkerDied
 
 
-class Killed(ray_backend.RayBackend):
-    """Really kills the processes of some actors, each before one of their calls."""
+class Killing:
+    """Really kills the processes of some actors, each before one of their calls.
+
+    The other base is the backend.
+    """
 
     #: (class name, index among its actors, method, call number) of each kill.
     plan: tuple[tuple[str, int, str, int], ...] = ()
@@ -23,15 +27,12 @@ class Killed(ray_backend.RayBackend):
         super().__init__(*args)
         self.names = {}
         self.counts = {}
-        self.spawned = {}
         self.to_kill = list(self.plan)
 
     def spawn(self, target, args, seed, threads, cpus=1.0, gpus=0.0):
         actor = super().spawn(target, args, seed, threads, cpus, gpus)
         kind = target.partition(":")[2]
-        index = args[1] if "Worker" in kind else 0
-        self.names[actor] = (kind, index)
-        self.spawned[kind] = self.spawned.get(kind, 0) + 1
+        self.names[actor] = (kind, args[1] if "Worker" in kind else 0)
         return actor
 
     def call(self, actor, method, *args, returns=1):
@@ -40,18 +41,22 @@ class Killed(ray_backend.RayBackend):
         for planned in self.to_kill:
             if planned == (*key, self.counts[key]):
                 self.to_kill.remove(planned)
-                pid = ray_backend.ray.get(actor.process.remote())
-                os.kill(pid, signal.SIGKILL)
+                os.kill(ray.get(actor.process.remote()), signal.SIGKILL)
                 break
         return super().call(actor, method, *args, returns=returns)
 
 
-@pytest.fixture
-def killing(monkeypatch):
-    monkeypatch.setattr(Host, "process", lambda self: os.getpid(), raising=False)
+@pytest.fixture(scope="module")
+def pool():
+    """One cluster for all; whoever was killed leaves it."""
+    with pooled_backend() as backend:
+        yield backend
 
+
+@pytest.fixture
+def killing(pool, monkeypatch):
     def plan(*kills):
-        chosen = type("Chosen", (Killed,), {"plan": kills})
+        chosen = type("Chosen", (Killing, pool), {"plan": kills})
         monkeypatch.setattr(ray_backend, "RayBackend", chosen)
 
     return plan
@@ -67,10 +72,10 @@ ON_RAY = {"scheduler.backend": "ray"}
 @pytest.mark.parametrize(
     ("name", "kind", "kills"),
     [
-        ("q-learning", "RolloutWorker", [(0, 5)]),  # before any state was kept
-        ("q-learning", "RolloutWorker", [(1, 40), (0, 40)]),  # after; two at once
-        ("vae", "DataWorker", [(1, 20)]),
-        ("value-iteration", "ModelWorker", [(0, 20)]),
+        # Before any state was kept, and after; two at once.
+        ("q-learning", "RolloutWorker", [(0, 5), (1, 40), (0, 40)]),
+        pytest.param("vae", "DataWorker", [(1, 20)], marks=pytest.mark.slow),
+        pytest.param("value-iteration", "ModelWorker", [(0, 20)], marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_worker_changes_no_weight_of_a_sync_run(name, kind, kills, tmp_path, killing):
@@ -104,7 +109,7 @@ def test_a_killed_learner_ends_the_run_and_is_named(tmp_path, killing):
         train("q-learning", tmp_path, ON_RAY)
 
 
-@pytest.mark.parametrize("every", [0, 600])
+@pytest.mark.parametrize("every", [pytest.param(0, marks=pytest.mark.slow), 600])
 def test_a_killed_learner_goes_on_from_the_last_checkpoint_if_so_configured(
     every, tmp_path, killing
 ):
@@ -116,6 +121,7 @@ def test_a_killed_learner_goes_on_from_the_last_checkpoint_if_so_configured(
     )
     where = "checkpoints/" if every else "the start"
     assert any("going on from" in event and where in event for event in events(run))
+    assert run.summary["restarts"] == 1
     np.testing.assert_array_equal(run.weights, train("q-learning", tmp_path).weights)
 
 
@@ -132,6 +138,7 @@ def test_an_async_run_goes_on_with_the_others_while_a_worker_is_away(tmp_path, k
     assert "in 0.5 s" in told[0] and "in 1 s" in told[1]  # twice as long
 
 
+@pytest.mark.slow
 def test_an_async_run_ends_when_too_few_workers_are_left(tmp_path, killing):
     killing(("RolloutWorker", 0, "produce", 5), ("RolloutWorker", 1, "produce", 30))
     with pytest.raises(WorkerDied, match=r"0 workers are left .*the first loss was: env.*worker 0"):

@@ -1,6 +1,7 @@
 """The truth is on disk line by line; a sink gets the same records and never stops a run."""
 
 import json
+import socket
 import sys
 import types
 
@@ -83,3 +84,29 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
     assert all(json.loads(line)["time"] > 0 for line in lines)
     file.write_text("\n".join([*lines, lines[-1][:20]]))
     assert len(tracking.read_metrics(run.dir)) == len(lines)
+
+
+@pytest.mark.parametrize("moment", ["init", "finish"])
+def test_a_service_that_is_away_costs_one_warning(moment, wandb, tmp_path, capsys, monkeypatch):
+    def away(*args, **kwargs):
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(wandb if moment == "init" else wandb.run, moment, away)
+    run = train("q-learning", tmp_path, OFFLINE | {"tracking.wandb": "online"})
+    assert run.summary["stop_reason"] == "env_steps"
+    assert capsys.readouterr().err.count("tracking.wandb: ConnectionError: nobody answers") == 1
+    assert "summary" in [record["kind"] for record in tracking.read_metrics(run.dir)[-2:]]
+
+
+@pytest.mark.slow
+def test_the_real_package_with_its_service_away(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("wandb")
+    with socket.socket() as listening:  # a port that nobody listens at
+        listening.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listening.getsockname()[1]}")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    run = train("q-learning", tmp_path / "runs", OFFLINE | {"tracking.wandb": "online"})
+    assert run.summary["stop_reason"] == "env_steps"
+    assert capsys.readouterr().err.count("rlgen: tracking.wandb: ") == 1
+    assert "summary" in [record["kind"] for record in tracking.read_metrics(run.dir)[-2:]]

@@ -107,8 +107,9 @@ def _scatter_pixels(points: np.ndarray, box: list[tuple[float, float]]) -> np.nd
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlim=_widened(box[0]), ylim=_widened(box[1]), aspect="equal")
     axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6, linewidths=0)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    return np.asarray(pixels)[..., :3].copy()
 
 
 def _widened(limits: tuple[float, float]) -> tuple[float, float]:

@@ -62,11 +62,10 @@ class StackedAutoencoder(Algorithm):
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse data that are not in [0, 1]."""
-        low, high = problem.data_range
-        if low < 0 or high > 1:
+        if outside := problem.outside(0, 1):
             raise ConfigError(
-                "data.name: stacked-autoencoder needs values in [0, 1], such as pixels, not in "
-                f"[{low:g}, {high:g}]"
+                "data.name: stacked-autoencoder needs values in [0, 1], such as pixels, not "
+                f"{outside}"
             )
 
     @property

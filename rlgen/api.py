@@ -11,17 +11,18 @@ import numpy as np
 import torch
 
 from rlgen import checkpoint, config, demonstrations, rundir
-from rlgen.algorithm import Algorithm, write_weights
+from rlgen.algorithm import Algorithm, Estimate, write_weights
 from rlgen.backends.host import Host
 from rlgen.config import Experiment
 from rlgen.envs.vector import Environments
-from rlgen.errors import ConfigError
+from rlgen.errors import ConfigError, did_you_mean
 from rlgen.evaluation import Evaluation
-from rlgen.generative import data
+from rlgen.generative import data, decoding, text
 from rlgen.problem import build, role_seed
 from rlgen.rollout import act
 from rlgen.scheduler import Scheduler, Summary, read_run_part
 
+METHODS = ("ancestral", "greedy", "beam")  # by which texts are made
 #: Sections that a resumed run may change; the others would make it another experiment.
 RESUMABLE = ("scheduler", "stop", "evaluation", "checkpoint", "tracking")
 
@@ -207,6 +208,49 @@ class Run:
                     shown.append(self._shaped(last))
         return np.stack(shown)
 
+    def texts(
+        self,
+        n: int = 1,
+        prompt: str = "",
+        length: int | None = None,
+        method: str = "ancestral",
+        temperature: float = 1.0,
+        beams: int = 4,
+    ) -> list[str]:
+        """Texts of a language model, each the prompt with ``length`` tokens more.
+
+        Args:
+            n: how many. ``greedy`` has one; the n likeliest that ``beam`` found come in order.
+            prompt: what they begin with; tokens that the model does not know become ``<unk>``.
+            length: tokens to add; as many as a row of the training data by default.
+            method: ``ancestral`` draws, ``greedy`` takes the likeliest token each time, ``beam``
+                keeps the likeliest continuations (`rlgen.generative.decoding`).
+            temperature: of ``ancestral``.
+            beams: the width of ``beam``.
+
+        Raises:
+            ConfigError: the model is not one of texts; no such method; more texts than it finds.
+        """
+        algorithm, config = self.algorithm, self.experiment.data
+        if config is None or not algorithm.uses_text:
+            raise ConfigError(f"{self.dir} is a run of {self.experiment.algorithm}, not of texts")
+        most = {"greedy": 1, "beam": beams}.get(method, n)
+        if n > most:
+            raise ConfigError(f"{n} texts: {method} search finds {most}; ask for fewer")
+        vocabulary, length = algorithm.problem.data_vocabulary, length or config.window
+        ids = text.encode(text.tokenize(prompt, config.tokens), vocabulary)
+        prefix, predict = torch.from_numpy(ids), algorithm.next_log_prob
+        with torch.no_grad():
+            if method == "beam":
+                rows, _ = decoding.beam_search(predict, prefix, length, beams)
+            elif method == "greedy":
+                rows = decoding.greedy(predict, prefix[None], length)
+            elif method == "ancestral":
+                rows = decoding.ancestral(predict, prefix.repeat(n, 1), length, temperature)
+            else:
+                raise ConfigError(f"there is no method {method!r}{did_you_mean(method, METHODS)}")
+        return [text.detokenize([vocabulary[i] for i in row], config.tokens) for row in rows[:n]]
+
     def _shaped(self, rows: torch.Tensor) -> np.ndarray:
         """Rows ``(..., d)`` as arrays ``(..., *shape)``."""
         return rows.numpy().reshape(*rows.shape[:-1], *self.algorithm.problem.data_shape)
@@ -223,6 +267,25 @@ class Run:
         """
         evaluation: Evaluation = self._ask_evaluator(episodes, "evaluate", tick, split)
         return evaluation
+
+    def assess(self, rows: int = 1_000, split: str = "test", tick: int = 0) -> dict[str, Estimate]:
+        """All figures that apply to a generative model (`rlgen.assessment`), with their errors.
+
+        Args:
+            rows: held-out rows to look at, and samples to draw.
+            split: of the data: ``"validation"`` or ``"test"``.
+            tick: another number, other rows and samples.
+
+        Raises:
+            ConfigError: the run is of an agent.
+        """
+        if self.experiment.data is None:
+            raise ConfigError(
+                f"assess: {self.dir} trained the agent {self.experiment.algorithm}; evaluate() "
+                "gives its return"
+            )
+        figures: dict[str, Estimate] = self._ask_evaluator(None, "assess", tick, split, rows)
+        return figures
 
     def record(
         self, output: str | Path, episodes: int = 10, seed: int = 0, overwrite: bool = False

@@ -6,8 +6,9 @@ be read afterwards.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rlgen.algorithm import Estimate
 from rlgen.config import Experiment
 from rlgen.scheduler import Progress, Summary
 
@@ -151,6 +153,23 @@ def score(evaluation: Mapping[str, Any]) -> str:
         f"{what} {evaluation['mean']:.{digits}f} ± {evaluation['std']:.{digits}f} "
         f"over {count:,} {plural(unit, count)}"
     )
+
+
+def estimates(found: Mapping[str, Estimate]) -> Iterator[str]:
+    """A line for each estimate: name, value, what is known of its error, note."""
+    width = max(map(len, found), default=0)
+    for name, e in found.items():
+        error = (e.high - e.low) / 2
+        # Two digits of the error, and no more of the value.
+        decimals = max(1 - math.floor(math.log10(error)), 0) if error > 0 else 0
+        if error == 0:
+            value = f"{e.value:.6g}"
+        elif math.isclose(e.high - e.value, e.value - e.low, rel_tol=1e-3):
+            value = f"{e.value:.{decimals}f} ± {error:.{decimals}f}"
+        else:
+            value = f"{e.value:.{decimals}f} [{e.low:.{decimals}f}, {e.high:.{decimals}f}]"
+        note = f"  ({e.note})" if e.note else ""
+        yield f"  {name:{width}}  {value}{note}"
 
 
 def outcome(experiment: Experiment, summary: Summary) -> str:

@@ -90,7 +90,7 @@ class Peers:
         if ipaddress.ip_address(host).is_loopback:
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # else it takes what the host's name stands for
         timeout = datetime.timedelta(seconds=timeout_s)
-        store = distributed.TCPStore(
+        store = distributed.TCPStore(  # type: ignore[attr-defined]
             host,
             int(port),
             self.count,

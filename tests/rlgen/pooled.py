@@ -24,7 +24,7 @@ class Vacant(Host):
 def pooled_backend() -> Iterator[Any]:
     """A cluster, and a backend class that keeps its actors from one run to the next."""
     cluster = ray_backend.RayBackend("local", 8.0, 0.0)
-    vacant = []
+    vacant: list[Any] = []
 
     class Pooled(ray_backend.RayBackend):
         def __init__(self, address, cpus, gpus):

@@ -172,9 +172,51 @@ def test_eval_of_an_agent_counts_episodes(agent_run):
 
 
 def test_eval_of_a_model_takes_a_split(model_run):
-    test, validation = (answer("eval", model_run, "--split", s) for s in ("test", "validation"))
-    assert answer("eval", model_run) == test
+    splits = ("test", "validation")
+    test, validation = (answer("eval", model_run, "--quick", "--split", s) for s in splits)
+    assert answer("eval", model_run, "--quick") == test
     assert test["mean"] != validation["mean"] and test["rows"] > 100
+
+
+def test_eval_of_a_model_adds_its_dear_figures_with_errors(model_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("rlgen.generative.features._SEEN", 1000)  # a hasty classifier
+    found = answer("eval", model_run, "--rows", 60)
+    assert found.items() >= answer("eval", model_run, "--quick").items()
+    figures = found["figures"]
+    expected = "mmd sliced_wasserstein frechet precision recall code_accuracy"
+    assert set(expected.split()) <= set(figures)
+    for figure in figures.values():
+        assert set(figure) == {"value", "low", "high", "note"}
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    lines = rlgen("eval", model_run, "--rows", 60).stdout.splitlines()
+    value, error = figures["recall"]["value"], figures["recall"]["high"]
+    [line] = [line for line in lines if line.split()[0] == "recall"]
+    assert float(line.split()[1]) == pytest.approx(value, abs=1e-2)
+    assert float(line.split()[3]) == pytest.approx(error - value, rel=0.1)
+    assert "(features, validation rows " in line
+
+
+BAD = {
+    "finite": ({"x": [[0, 1], [0, np.nan]] * 20}, "not nan in row 1, column 1"),
+    "shape": ({"x": [1.0, 2.0]}, "found 'x' of shape (2,)"),
+    "empty": ({"x": np.zeros((0, 4))}, "found 'x' of shape (0, 4)"),
+    "too few": ({"x": np.zeros((2, 4))}, "has 2 rows; with 1 for validation and 1 for the test"),
+    "label": ({"x": np.zeros((20, 4)), "y": [0, -1] * 10}, "has the label -1 in row 1"),
+    "support": ({"x": [[0, 1], [0, 1], [2, 1], [-1, 0]] * 9}, "not 2 in row 2, column 0"),
+}
+OF_UNITS = ("rbm-digits", "bernoulli-mixture-digits", "stacked-autoencoder-digits", "dbn-digits")
+
+
+@pytest.mark.parametrize(
+    ("config", "mistake"),
+    [*(("vae-digits", mistake) for mistake in BAD), *((config, "support") for config in OF_UNITS)],
+)
+def test_bad_data_are_refused_before_the_training(in_tmp, config, mistake):
+    arrays, message = BAD[mistake]
+    np.savez("bad.npz", **{name: np.array(rows) for name, rows in arrays.items()})
+    refused(message, "train", config, "data={name: bad.npz}", "--quiet")
+    assert [p.name for p in Path().iterdir()] == ["bad.npz"]  # not even a run's folder
 
 
 @pytest.fixture(scope="module")
@@ -432,6 +474,9 @@ def test_options_that_do_not_fit_the_run_are_refused(agent_run, model_run, in_tm
     refused("trains in an environment", "eval", agent_run, "--split", "test")
     refused("trains on data", "eval", model_run, "--episodes", 3)
     refused("did you mean 'validation'?", "eval", model_run, "--split", "valid")
+    refused("--rows: ", "eval", agent_run, "--rows", 10)
+    refused("--quick: ", "eval", agent_run, "--quick")
+    refused("--rows: ", "eval", model_run, "--quick", "--rows", 10)
     refused("ends in .png or .gif, got 'x.jpg'", "sample", model_run, "-o", "x.jpg")
     refused("there is no folder 'no'", "sample", model_run, "-o", "no/x.png")
     assert list(in_tmp.iterdir()) == []

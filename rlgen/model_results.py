@@ -55,15 +55,7 @@ def model_configs() -> list[str]:
 
 def find_run(experiment: Experiment) -> Path | None:
     """An earlier run of this experiment, ended or interrupted; None where there is none."""
-    wanted = _compared(experiment.dump())
-    for path in sorted((experiment.run.dir / experiment.name).glob(f"*/{rundir.SUMMARY}")):
-        if _compared(rundir.read_plain(path.parent)) == wanted:
-            return path.parent
-    return None
-
-
-def _compared(plain: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in plain.items() if key not in APART}
+    return rundir.find(experiment, lambda plain: {k: v for k, v in plain.items() if k not in APART})
 
 
 def measure(

@@ -16,8 +16,9 @@ from rlgen.generative.boltzmann import (
     hidden_input,
     visible_input,
 )
-from rlgen.generative.layers import Stack, climb, descend, log_bernoulli
+from rlgen.generative.layers import Stack, climb, descend
 from rlgen.generative.partition import log_partition_of
+from rlgen.generative.variational import bernoulli_log_prob
 
 
 class BeliefNetwork(nn.Module):
@@ -84,8 +85,8 @@ class BeliefNetwork(nn.Module):
         for generative, recognition, below, above in zip(
             down, up, states, states[1:], strict=False
         ):
-            total += log_bernoulli(visible_input(generative, above), below)
-            total -= log_bernoulli(hidden_input(recognition, below), above)
+            total += bernoulli_log_prob(below, visible_input(generative, above))
+            total -= bernoulli_log_prob(above, hidden_input(recognition, below))
         return total
 
     def bound(self, x: Tensor, chains: int, steps: int) -> Estimate:

@@ -9,7 +9,7 @@ hidden biases beta b and visible biases (1 - beta) base + beta a: at 0 its units
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -216,11 +216,15 @@ def falling(rate: float, rows: int, seen: int) -> float:
     return schedules.linear(rate, 0.0, rows, seen) if rows else rate
 
 
-def momentum_sgd(rbm: BoltzmannMachine, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """The optimiser of `follow`, with weight decay on W alone."""
-    weight: dict[str, Any] = {"params": [rbm.weight], "weight_decay": weight_decay}
-    biases: dict[str, Any] = {"params": [rbm.visible_bias, rbm.hidden_bias]}
-    return torch.optim.SGD([weight, biases], 1.0, momentum, fused=True)
+def momentum_sgd(
+    machines: Iterable[BoltzmannMachine], momentum: float, weight_decay: float
+) -> torch.optim.SGD:
+    """The optimiser of `follow`, with weight decay on W alone; machines without gradients stay."""
+    own = list(machines)
+    weights: dict[str, Any] = {"params": [m.weight for m in own], "weight_decay": weight_decay}
+    biases: dict[str, Any] = {"params": [b for m in own for b in (m.visible_bias, m.hidden_bias)]}
+    # A fused step of several machines would ask all of them for gradients, or none.
+    return torch.optim.SGD([weights, biases], 1.0, momentum, fused=len(own) == 1)
 
 
 def begin(rbm: BoltzmannMachine, temperatures: int, chains: int) -> Tensor:

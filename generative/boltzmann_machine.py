@@ -14,7 +14,8 @@ from torch.nn.functional import logsigmoid
 from rlgen.algorithm import Algorithm, Estimate, Metrics, Problem
 from rlgen.config import Count, Hyperparameters, Positive, Whole
 from rlgen.generative.boltzmann import draw, falling
-from rlgen.generative.connected import check_binary, energy, log_partition_of, mean_field, sweep
+from rlgen.generative.connected import energy, log_partition_of, mean_field, sweep
+from rlgen.generative.partition import Chains
 
 
 class Connections(nn.Module):
@@ -52,7 +53,7 @@ class FullBoltzmann(Algorithm):
         decay_epochs: Whole = 0  # the rate goes to 0 in a straight line over so many; 0: never
         batch_size: Count = 100  # rows of a minibatch, over all workers
         sample_sweeps: Count = 500  # of a sample
-        ais_chains: Count = 100  # for log Z beyond 20 units
+        ais_chains: Chains = 100  # for log Z beyond 20 units
         ais_steps: Count = 1000  # their temperatures
 
     source = "data"
@@ -75,7 +76,7 @@ class FullBoltzmann(Algorithm):
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse data that are not in [0, 1]."""
-        check_binary(problem, "boltzmann-machine")
+        problem.check_unit_interval("boltzmann-machine")
 
     def complete(self, v: Tensor) -> Tensor:
         """Rows ``(n, d)`` with the mean-field values of the hidden units, ``(n, K)``."""

@@ -13,25 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from rlgen.algorithm import Estimate, Problem
-from rlgen.errors import ConfigError
+from rlgen.algorithm import Estimate
 from rlgen.generative.boltzmann import ENUMERABLE, draw
 from rlgen.generative.partition import exactly, inverse_temperatures, largest
 
 SWEEPS = 1000  # of a recall, at most
 SETTLING = 100  # rounds of the mean field, at most
-
-
-def check_binary(problem: Problem, name: str) -> None:
-    """Refuse data that are not in [0, 1].
-
-    Raises:
-        ConfigError: names the range of the data.
-    """
-    if outside := problem.outside(0, 1):
-        raise ConfigError(
-            f"data.name: {name} needs values in [0, 1], such as binarised pixels, not {outside}"
-        )
 
 
 def energy(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:

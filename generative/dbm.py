@@ -15,7 +15,9 @@ from rlgen.algorithm import Algorithm, Estimate, Metrics, Problem
 from rlgen.config import Count, Hyperparameters, NotNegative, Positive, Whole
 from rlgen.generative.boltzmann import draw, follow, gibbs, hidden_mean, momentum_sgd, visible_mean
 from rlgen.generative.deep import DeepMachine
-from rlgen.generative.layers import PHASES, check_pixels, log_bernoulli
+from rlgen.generative.layers import PHASES
+from rlgen.generative.partition import Chains
+from rlgen.generative.variational import bernoulli_log_prob
 
 
 class DBM(Algorithm):
@@ -49,9 +51,7 @@ class DBM(Algorithm):
         weight_decay: NotNegative = 2e-4  # of W and V
         batch_size: Count = 100  # rows of a minibatch, over all workers
         sample_steps: Count = 1000  # Gibbs steps of a sample
-        ais_chains: Annotated[int, Field(ge=2)] = (
-            100  # of each base, for log Z beyond 20 units of h
-        )
+        ais_chains: Chains = 100  # of each base, for log Z beyond 20 units of h
         ais_steps: Count = 10_000  # their temperatures
 
         @model_validator(mode="after")
@@ -71,12 +71,12 @@ class DBM(Algorithm):
         dbm.stage.fill_(0 if config.epochs_per_layer else 2)
         self.rows = 0  # seen so far
         self.chains = draw(dbm.visible_bias.sigmoid().expand(config.chains, -1))
-        self.optimizer = momentum_sgd(dbm, config.momentum, config.weight_decay)
+        self.optimizer = momentum_sgd([dbm], config.momentum, config.weight_decay)
 
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse data that are not in [0, 1]."""
-        check_pixels("dbm", problem)
+        problem.check_unit_interval("dbm")
 
     def process(self, batch: dict[str, Any]) -> dict[str, Any]:
         """(v, u) ``(n, d + m2)`` and h ``(n, m1)`` of both phases; of chains, one row for each."""
@@ -104,7 +104,7 @@ class DBM(Algorithm):
     def evaluate(self, batch: dict[str, Any]) -> Metrics:
         """log p(x | h = its mean) of each row ``(n,)`` nats, the score: it is no likelihood."""
         p = self.reconstruct(batch["x"]).clamp(1e-6, 1 - 1e-6)
-        return {"reconstruction_log_prob": log_bernoulli(p.logit(), batch["x"])}
+        return {"reconstruction_log_prob": bernoulli_log_prob(batch["x"], p.logit())}
 
     def measure(self, batch: dict[str, Any]) -> Mapping[str, Tensor | Estimate]:
         """A lower bound of log p(x), in nats."""

@@ -14,6 +14,9 @@ from rlgen.algorithm import Algorithm, Estimate, Metrics, Problem
 from rlgen.config import Count, Hyperparameters, NotNegative, Positive, Whole
 from rlgen.generative import layers
 from rlgen.generative.belief import BeliefNetwork
+from rlgen.generative.boltzmann import momentum_sgd
+from rlgen.generative.partition import Chains
+from rlgen.generative.variational import bernoulli_log_prob
 
 
 class DBN(Algorithm):
@@ -51,9 +54,7 @@ class DBN(Algorithm):
         weight_decay: NotNegative = 2e-4  # of W, G and R
         batch_size: Count = 100  # rows of a minibatch, over all workers
         sample_steps: Count = 1000  # Gibbs steps of a sample in the top machine
-        ais_chains: Annotated[int, Field(ge=2)] = (
-            100  # of each base, for log Z beyond 20 units on top
-        )
+        ais_chains: Chains = 100  # of each base, for log Z beyond 20 units on top
         ais_steps: Count = 10_000  # their temperatures
 
         @model_validator(mode="after")
@@ -76,12 +77,12 @@ class DBN(Algorithm):
         self.network.generative.advance(0, config.epochs_per_layer)
         self.rows = 0  # seen so far
         machines = [*self.network.generative, *self.network.recognition]
-        self.optimizer = layers.momentum_sgd(machines, config.momentum, config.weight_decay)
+        self.optimizer = momentum_sgd(machines, config.momentum, config.weight_decay)
 
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse data that are not in [0, 1]."""
-        layers.check_pixels("dbn", problem)
+        problem.check_unit_interval("dbn")
 
     def process(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add draws of both phases: the top machine's, and in wake-sleep those of every layer."""
@@ -117,7 +118,7 @@ class DBN(Algorithm):
     def evaluate(self, batch: dict[str, Any]) -> Metrics:
         """log p(x | its code) of each row ``(n,)`` nats, the score: it is no likelihood."""
         p = self.reconstruct(batch["x"]).clamp(1e-6, 1 - 1e-6)
-        return {"reconstruction_log_prob": layers.log_bernoulli(p.logit(), batch["x"])}
+        return {"reconstruction_log_prob": bernoulli_log_prob(batch["x"], p.logit())}
 
     def measure(self, batch: dict[str, Any]) -> Mapping[str, Tensor | Estimate]:
         """A lower bound of log p(x), in nats; log Z as its note says."""

@@ -13,6 +13,7 @@ from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.config import Count, Hyperparameters, NotNegative, Positive, Whole
 from rlgen.errors import ConfigError
 from rlgen.generative import layers
+from rlgen.generative.boltzmann import momentum_sgd
 from rlgen.generative.classifier import Activation, Classifier, Labelled
 
 
@@ -69,7 +70,8 @@ class DBNClassifier(Algorithm):
         labelled, mean = config.labelled or 0, torch.from_numpy(problem.data_mean)
         if labelled > problem.data_count:
             raise ConfigError(
-                f"hyperparameters.labelled: {labelled}, of {problem.data_count} training rows"
+                f"hyperparameters.labelled: {labelled} are more than the {problem.data_count} "
+                "training rows; give fewer, or leave it out"
             )
         greedy = config.epochs_per_layer > 0
         self.network = network = Classifier(
@@ -77,13 +79,13 @@ class DBNClassifier(Algorithm):
         )
         self.labelled = Labelled(labelled, len(mean))
         self.rows = 0  # seen so far
-        self.ascent = layers.momentum_sgd(network, config.momentum, config.weight_decay)
+        self.ascent = momentum_sgd(network, config.momentum, config.weight_decay)
         self.optimizer = torch.optim.Adam(network.upward, config.fine_tuning_rate, fused=True)
 
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse data without labels, or not in [0, 1]."""
-        layers.check_pixels("dbn-classifier", problem)
+        problem.check_unit_interval("dbn-classifier")
         if problem.data_classes < 2:
             raise ConfigError(
                 "data.name: dbn-classifier needs labels of at least 2 classes, as digits and mnist "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.config import Count, Hyperparameters
 from rlgen.errors import ConfigError
-from rlgen.generative.connected import check_binary, energy, recall
+from rlgen.generative.connected import energy, recall
 
 
 class Memory(nn.Module):
@@ -40,8 +40,8 @@ class Hopfield(Algorithm):
     stores them, with 0 on the diagonal. For units of 0 and 1 the biases are b = -W1 / 2: then the
     inputs have the signs of those of -1 and 1. Hebb's rule holds about 0.138 K random patterns with
     a few errors (Amit, Gutfreund & Sompolinsky 1985), but few that resemble one another, such as
-    pictures; the projection holds up to K independent ones exactly. There is nothing to train: the
-    first rows of the epoch, which is in random order, are stored.
+    pictures; the projection holds fewer than K independent ones exactly. There is nothing to train:
+    the first rows of the epoch, which is in random order, are stored.
 
     Source: section 12.1.1.2, which names it; Hopfield 1982, doi:10.1073/pnas.79.8.2554.
     """
@@ -62,14 +62,14 @@ class Hopfield(Algorithm):
         if config.patterns > problem.data_count:
             raise ConfigError(
                 f"hyperparameters.patterns: {config.patterns} are more than the "
-                f"{problem.data_count} training rows"
+                f"{problem.data_count} training rows; store fewer"
             )
         self.network = Memory(config.patterns, len(problem.data_mean))
 
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse data that are not in [0, 1]."""
-        check_binary(problem, "hopfield")
+        problem.check_unit_interval("hopfield")
 
     def update(self, batch: dict[str, Any]) -> Metrics:
         """Keep rows until there are enough; then compute the weights."""

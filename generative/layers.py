@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from rlgen.algorithm import Problem
-from rlgen.errors import ConfigError
 from rlgen.generative.boltzmann import (
     BoltzmannMachine,
     draw,
@@ -65,18 +63,6 @@ class Stack(nn.Module):
         return (self[layer] for layer in range(len(self)))
 
 
-def momentum_sgd(
-    machines: Iterable[BoltzmannMachine], momentum: float, weight_decay: float
-) -> torch.optim.SGD:
-    """One optimiser of all the machines; those without gradients stay as they are."""
-    own = list(machines)
-    weights = {"params": [m.weight for m in own], "weight_decay": weight_decay}
-    biases = {"params": [b for m in own for b in (m.visible_bias, m.hidden_bias)]}
-    groups: list[dict[str, Any]] = [weights, biases]
-    # Not fused: that asks all parameters for momentum, or none.
-    return torch.optim.SGD(groups, 1.0, momentum)
-
-
 def climb(machines: Iterable[BoltzmannMachine], x: Tensor, draws: bool) -> list[Tensor]:
     """h_0 = x, h_1, ..., each ``(n, m_l)``: draws, or means of independent units."""
     states = [x]
@@ -123,20 +109,3 @@ def ascend(
     below, hidden, fantasy, ended = (batch[name] for name in PHASES)
     follow(rbm, optimizer, rate, (below, hidden, fantasy, ended))
     return (fantasy - below).square().mean()
-
-
-def log_bernoulli(logits: Tensor, states: Tensor) -> Tensor:
-    """sum_i log p(s_i) ``(n,)`` nats of independent units with p(1) = sigmoid(logits)."""
-    return (states * logits - nn.functional.softplus(logits)).sum(-1)
-
-
-def check_pixels(name: str, problem: Problem) -> None:
-    """Refuse data that are not in [0, 1].
-
-    Raises:
-        ConfigError: names the model and the range of the data.
-    """
-    if outside := problem.outside(0, 1):
-        raise ConfigError(
-            f"data.name: {name} needs values in [0, 1], such as binarised pixels, not {outside}"
-        )

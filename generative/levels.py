@@ -102,7 +102,7 @@ def spread_moments(
     A value in [low, high] has at most the variance (mean - low)(high - mean), which it has where it
     is always one or the other; to that comes what spreads a value over its cell.
     """
-    mean, inside = mean.double(), 1e-3 * (high - low)
+    mean, inside = mean.double(), 1e-3 * (high - low or 1.0)
     if levels:
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
         spread_ends, log_slope = spread(ends, levels, margin)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from rlgen.algorithm import Estimate
@@ -22,6 +24,8 @@ from rlgen.generative.boltzmann import (
     visible_mean,
 )
 
+#: Importance samples of each base: one alone has no standard error.
+Chains = Annotated[int, Field(ge=2)]
 ERRORS = 3.0  # standard errors on either side of an estimate
 # Where the inverse temperatures are dense: (end, share of the steps).
 SCHEDULE = ((0.5, 1 / 29), (0.9, 8 / 29), (1.0, 20 / 29))

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlgen.algorithm import Algorithm, Estimate, Metrics, Problem
 from rlgen.config import Count, Hyperparameters, NotNegative, Positive, Share, Whole
 from rlgen.generative import boltzmann as bm
-from rlgen.generative.partition import log_partition_of
+from rlgen.generative.partition import Chains, log_partition_of
 
 PHASES = ("x", "hidden", "fantasy", "ended")  # rows of data, of the model, each with E[h | v]
 
@@ -55,7 +55,7 @@ class RBM(Algorithm):
         sparsity_target: Share = 0.1
         batch_size: Count = 100  # rows of a minibatch, over all workers
         sample_steps: Count = 1000  # Gibbs steps of a sample
-        ais_chains: Count = 100  # of each base, for log Z beyond 20 hidden units
+        ais_chains: Chains = 100  # of each base, for log Z beyond 20 hidden units
         ais_steps: Count = 10_000  # their temperatures
 
         @model_validator(mode="after")
@@ -83,7 +83,7 @@ class RBM(Algorithm):
         self.betas = torch.linspace(1, 0, temperatures)[:, None, None]
         self.chains = bm.begin(rbm, temperatures, config.chains)
         rbm.weight.normal_(std=0.01)
-        self.optimizer = bm.momentum_sgd(rbm, config.momentum, config.weight_decay)
+        self.optimizer = bm.momentum_sgd([rbm], config.momentum, config.weight_decay)
         self.seen = 0  # rows so far
 
     def process(self, batch: dict[str, Any]) -> dict[str, Any]:

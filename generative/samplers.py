@@ -63,7 +63,7 @@ def rejection(
     """
     accepted: list[np.ndarray] = []
     found = proposed = 0
-    size = count
+    size = min(count, MAX_BATCH)
     while found < count:
         x = draw(size, rng)
         log_ratio = log_p(x) - log_q(x) - log_k

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.config import Count, Hyperparameters, Positive, Whole
-from rlgen.errors import ConfigError
 
 
 class Stack(nn.Module):
@@ -62,11 +61,7 @@ class StackedAutoencoder(Algorithm):
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse data that are not in [0, 1]."""
-        if outside := problem.outside(0, 1):
-            raise ConfigError(
-                "data.name: stacked-autoencoder needs values in [0, 1], such as pixels, not "
-                f"{outside}"
-            )
+        problem.check_unit_interval("stacked-autoencoder")
 
     @property
     def layer(self) -> int:

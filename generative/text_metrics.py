@@ -37,8 +37,10 @@ def ngrams(tokens: Tokens, n: int) -> Counter[tuple[Hashable, ...]]:
 def most(references: Sequence[Tokens], n: int) -> Counter[tuple[Hashable, ...]]:
     """How often each n-gram occurs in that reference in which it occurs most often."""
     counts: Counter[tuple[Hashable, ...]] = Counter()
-    for reference in references:
-        counts |= ngrams(reference, n)
+    for reference in references:  # counts |= would go through all of them for every reference
+        for found, times in ngrams(reference, n).items():
+            if times > counts[found]:
+                counts[found] = times
     return counts
 
 

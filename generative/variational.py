@@ -20,7 +20,7 @@ def gaussian_kl(mu: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
-    """Bernoulli log p(x | z) of each row ``(..., d)`` in [0, 1], summed over d (eq 13.17)."""
+    """log p(x | z) of each row ``(..., d)`` of Bernoulli values, summed over d (eq 13.17)."""
     # x log g + (1 - x) log(1 - g) = x l - softplus(l) for g = sigmoid(l)
     return (x * logits - functional.softplus(logits)).sum(-1)
 

@@ -99,6 +99,17 @@ class Problem:
             return self.data_outside(low, high)
         return "" if low <= least and most <= high else f"in [{least:g}, {most:g}]"
 
+    def check_unit_interval(self, name: str) -> None:
+        """Refuse data that are not in [0, 1], for the `Algorithm.check` of the model ``name``.
+
+        Raises:
+            ConfigError: names the model, and the first value outside with its place.
+        """
+        if outside := self.outside(0, 1):
+            raise ConfigError(
+                f"data.name: {name} needs values in [0, 1], such as binarised pixels, not {outside}"
+            )
+
 
 class Algorithm:
     """Base of every algorithm; one level of inheritance, no more.

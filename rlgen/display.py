@@ -160,8 +160,8 @@ def estimates(found: Mapping[str, Estimate]) -> Iterator[str]:
     width = max(map(len, found), default=0)
     for name, e in found.items():
         error = (e.high - e.low) / 2
-        # Two digits of the error, and no more of the value.
-        decimals = max(1 - math.floor(math.log10(error)), 0) if error > 0 else 0
+        # Two digits of the error, and no more of the value; two decimals where an end is infinite.
+        decimals = max(1 - math.floor(math.log10(error)), 0) if 0 < error < math.inf else 2
         if error == 0:
             value = f"{e.value:.6g}"
         elif math.isclose(e.high - e.value, e.value - e.low, rel_tol=1e-3):

@@ -193,7 +193,7 @@ def save_modes(path: Path, samples: np.ndarray, name: str) -> tuple[int, float]:
     axes.set(
         title=f"{found} of {len(centres)} modes; {good:.0%} of {len(samples):,} samples near one",
         xlim=(-edge, edge),
-        ylim=(-edge, edge),
+        ylim=(-edge, 1.25 * edge),  # with room for the legend
         aspect="equal",
     )
     axes.legend(loc="upper right")

@@ -145,8 +145,9 @@ class Scheduler:
         Raises:
             Diverged: as `_check_metrics`.
         """
-        if not np.isfinite(self.backend.get(self.cycle.weights)).all():
-            raise self._diverged("a weight is not finite")
+        weights = self.backend.get(self.cycle.weights)
+        if np.isnan(weights).any() or np.isposinf(weights).any():  # -inf: not known yet (R-max)
+            raise self._diverged("a weight is not a number, or infinite")
 
     def _check_metrics(self, metrics: dict[str, float]) -> None:
         """End a run whose latest update was not of numbers.

@@ -68,7 +68,7 @@ def test_a_layer_learns_as_a_machine_of_its_own() -> None:
     first, second = model.network
     alone = BoltzmannMachine(12, 8)
     alone.load_state_dict(second.state_dict())
-    optimizer = momentum_sgd(alone, 0.4, 0.01)
+    optimizer = momentum_sgd([alone], 0.4, 0.01)
     # What reaches the second layer are the means of the first one's units.
     below = torch.sigmoid(X @ first.weight + first.hidden_bias).detach()
     torch.manual_seed(5)

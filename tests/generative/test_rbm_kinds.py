@@ -139,7 +139,7 @@ def test_a_step_is_the_difference_of_the_free_energies_gradients(kind: str) -> N
     x, fantasy = v[[1, 2, 5]], v[[3, 8]]
     before = [parameter.clone() for parameter in rbm.parameters()]
     phases = (x, bm.hidden_mean(rbm, x), fantasy, bm.hidden_mean(rbm, fantasy))
-    bm.follow(rbm, bm.momentum_sgd(rbm, 0.0, 0.0), 0.1, phases)
+    bm.follow(rbm, bm.momentum_sgd([rbm], 0.0, 0.0), 0.1, phases)
     steps = [now - old for now, old in zip(rbm.parameters(), before, strict=True)]
     again = machine(kind).requires_grad_(True)
     objective = bm.free_energy(again, fantasy).mean() - bm.free_energy(again, x).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import rlgen
 from rlgen.algorithm import Problem
 from rlgen.config import NetworkConfig
 from rlgen.errors import ConfigError
-from rlgen.generative.metrics import count_modes
+from rlgen.generative import data, features
+from rlgen.generative.metrics import count_modes, frechet_distance
 from rlgen.generative.wgan import WGAN, gradient_penalty
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))]
@@ -49,7 +51,7 @@ def test_the_penalty_of_a_linear_critic() -> None:
     # The same slope in the data's units as inside: f(x) = s w'(x - m) / s.
     slope = float(layer.weight.detach().norm())
     penalty = gradient_penalty(algorithm.critic, x, x + 1, None)
-    assert float(penalty) == pytest.approx((slope - 1) ** 2, rel=1e-5)
+    assert float(penalty.detach()) == pytest.approx((slope - 1) ** 2, rel=1e-5)
 
 
 def test_the_penalty_by_finite_differences() -> None:
@@ -203,7 +205,7 @@ def modes_found(config: str, name: str, seed: int, tmp_path: Path) -> tuple[int,
 def test_all_modes_of_the_ring_are_found(seed: int, tmp_path: Path) -> None:
     found, near = modes_found("wgan-gp-ring", "ring", seed, tmp_path)
     assert found == 8
-    assert near > 0.3
+    assert near > 0.4  # 0.60 to 0.71 with the five seeds
 
 
 @pytest.mark.slow
@@ -211,10 +213,37 @@ def test_all_modes_of_the_ring_are_found(seed: int, tmp_path: Path) -> None:
 def test_all_modes_of_the_grid_are_found(seed: int, tmp_path: Path) -> None:
     found, near = modes_found("wgan-gp-grid", "grid", seed, tmp_path)
     assert found == 25
-    assert near > 0.1
+    assert near > 0.25  # 0.39 to 0.57 with the five seeds
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_saturating_gan_loses_modes_of_the_ring(seed: int, tmp_path: Path) -> None:
-    found, _ = modes_found("gan-minimax-ring", "ring", seed, tmp_path)
-    assert found < 8
+def test_the_saturating_gan_loses_modes_of_the_ring(tmp_path: Path) -> None:
+    found, near = modes_found("gan-minimax-ring", "ring", 2, tmp_path)
+    assert found <= 5  # 2 here
+    assert near < 0.1
+
+
+@pytest.mark.slow
+def test_the_saturating_gan_loses_modes_with_most_seeds(tmp_path: Path) -> None:
+    found = [modes_found("gan-minimax-ring", "ring", seed, tmp_path)[0] for seed in range(5)]
+    assert sum(count < 8 for count in found) >= 4  # 0, 5, 2, 7 and 1 here
+    assert sum(found) / 5 <= 5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("RLGEN_DATA" not in os.environ, reason="needs MNIST in the folder RLGEN_DATA")
+def test_dcgan_is_five_times_nearer_to_mnist_than_layers_are(tmp_path: Path) -> None:
+    """The Fréchet distance of 5,000 samples to 5,000 test rows, both after 4 epochs: 53, 462.
+
+    That of as many training rows is 2.1.
+    """
+    distances = {}
+    for name in ("gan-mnist", "dcgan-mnist"):
+        run = rlgen.train(name, {"run.dir": str(tmp_path)})
+        assert run.experiment.data is not None
+        rows = data.load(run.experiment.data, run.experiment.seed)
+        extract = features.extractor(rows)
+        chosen = np.random.default_rng(0).permutation(rows.count("test"))[:5000]
+        torch.manual_seed(0)
+        samples = run.sample(5000).reshape(5000, -1)
+        distances[name] = frechet_distance(extract(samples), extract(rows.rows("test", chosen)))
+    assert distances["dcgan-mnist"] < distances["gan-mnist"] / 5

@@ -1,5 +1,7 @@
 """All figures of a trained model: which apply, what they are made of, how they are printed."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -207,6 +209,7 @@ def test_estimates_are_printed_to_two_digits_of_their_errors():
         "modes": Estimate(8, 8, 8, "found of 8"),
         "nearly_zero": Estimate(0.000123, 0.000111, 0.000135),
         "large": Estimate(12345.6, 11111.1, 13580.1),
+        "one_sided": Estimate(585.612, -math.inf, 587.03),
     }
     assert list(estimates(found)) == [
         "  log_prob     -86.35 ± 0.23",
@@ -214,5 +217,6 @@ def test_estimates_are_printed_to_two_digits_of_their_errors():
         "  modes        8  (found of 8)",
         "  nearly_zero  0.000123 ± 0.000012",
         "  large        12346 ± 1234",
+        "  one_sided    585.61 [-inf, 587.03]",
     ]
     assert list(estimates({})) == []

@@ -10,16 +10,15 @@ mirrored. With the architecture dcgan they are channels, each for images of twic
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from rlgen.algorithm import Problem
-from rlgen.config import Count, Hyperparameters, NetworkConfig
+from rlgen.config import Count, Decay, Hyperparameters, NetworkConfig
 from rlgen.errors import ConfigError
 from rlgen.networks import make_mlp
 
@@ -37,7 +36,7 @@ class AdversarialHyperparameters(Hyperparameters):
     noise: Literal["normal", "uniform"] = "normal"  # z: N(0, I), or uniform in [-1, 1]
     architecture: Literal["mlp", "dcgan"] = "mlp"  # what network.hidden describes
     conditional: bool = False  # on the labels of the data
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.999  # decay of the averaged generator
+    average: Decay = 0.999  # decay of the averaged generator
     batch_size: Count = 64  # rows of a minibatch, over all workers
 
 
@@ -118,6 +117,11 @@ class Opponent(nn.Module):
             mirrored = problem.network.model_copy(update={"hidden": hidden})
             self.layers = make_mlp(mirrored, len(problem.data_mean) + self.classes, 1)
         if normalization == "spectral":
+            if problem.network.layer_norm:
+                raise ConfigError(
+                    "network.layer_norm: spectral normalisation bounds the slope of every layer, "
+                    "and layer norm has none; use false"
+                )
             for layer in list(self.layers):
                 if isinstance(layer, nn.Linear | nn.Conv2d):
                     spectral_norm(layer)

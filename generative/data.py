@@ -346,7 +346,8 @@ def _npz(path: Path) -> _Raw:
     except FileNotFoundError:
         raise DataError(f"data.name: there is no file {str(path)!r}") from None
     except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); {expected}") from error
+        reason = error if zipfile.is_zipfile(path) else "it is no archive of arrays"
+        raise DataError(f"{path}: cannot be read ({reason}); {expected}") from error
     if "x" not in arrays:
         raise DataError(f"{path}: there is no array 'x' in it; {expected}")
     x, y = arrays["x"], arrays.get("y")

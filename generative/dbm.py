@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rlgen.algorithm import Algorithm, Estimate, Metrics, Problem
-from rlgen.config import Count, Hyperparameters, NotNegative, Positive, Whole
+from rlgen.config import Count, Decay, Hyperparameters, NotNegative, Positive, Whole
 from rlgen.generative.boltzmann import draw, follow, gibbs, hidden_mean, momentum_sgd, visible_mean
 from rlgen.generative.deep import DeepMachine
 from rlgen.generative.layers import PHASES
@@ -47,7 +47,7 @@ class DBM(Algorithm):
         k: Count = 5  # Gibbs steps of the chains for an update
         learning_rate: Positive = 0.05  # greedily
         joint_rate: Positive = 0.01  # of both together, at first
-        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+        momentum: Decay = 0.5
         weight_decay: NotNegative = 2e-4  # of W and V
         batch_size: Count = 100  # rows of a minibatch, over all workers
         sample_steps: Count = 1000  # Gibbs steps of a sample

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rlgen.algorithm import Algorithm, Estimate, Metrics, Problem
-from rlgen.config import Count, Hyperparameters, NotNegative, Positive, Whole
+from rlgen.config import Count, Decay, Hyperparameters, NotNegative, Positive, Whole
 from rlgen.generative import layers
 from rlgen.generative.belief import BeliefNetwork
 from rlgen.generative.boltzmann import momentum_sgd
@@ -50,7 +50,7 @@ class DBN(Algorithm):
         up_down_epochs: Whole = 10  # of wake-sleep; then the run ends
         up_down_rate: Positive = 0.01  # of wake-sleep, at first
         k: Count = 1  # Gibbs steps of the negative phase
-        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+        momentum: Decay = 0.5
         weight_decay: NotNegative = 2e-4  # of W, G and R
         batch_size: Count = 100  # rows of a minibatch, over all workers
         sample_steps: Count = 1000  # Gibbs steps of a sample in the top machine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Count, Hyperparameters, NotNegative, Positive, Whole
+from rlgen.config import Count, Decay, Hyperparameters, NotNegative, Positive, Whole
 from rlgen.errors import ConfigError
 from rlgen.generative import layers
 from rlgen.generative.boltzmann import momentum_sgd
@@ -42,7 +42,7 @@ class DBNClassifier(Algorithm):
         activation: Activation = "sigmoid"  # of the feed-forward network
         epochs_per_layer: Whole = 10  # of contrastive divergence; 0: no pre-training
         learning_rate: Positive = 0.05  # of contrastive divergence
-        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+        momentum: Decay = 0.5
         weight_decay: NotNegative = 2e-4  # of W in contrastive divergence
         fine_tuning_epochs: Count = 30  # then the run ends
         fine_tuning_rate: Positive = 1e-3  # Adam's, at first

@@ -61,8 +61,7 @@ class DDPM(Algorithm):
 
     source = "data"
     batch_axis = 0
-    uses_network = True
-    data_parallel = True
+    uses_network = data_parallel = chain_ends = True
     network_options = ()
     shared = "average"
 
@@ -84,6 +83,8 @@ class DDPM(Algorithm):
 
     def errors(self, network: torch.nn.Module, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The mean over d of |e - e_theta(x_t, t)|^2, of each row ``(n,)``."""
+        if self.config.levels:
+            check_levels(x, self.config.levels)
         x_t = self.diffusion.noised((x - self.centre) / self.half, t, noise)
         return (network(x_t, t) - noise).square().mean(-1)
 
@@ -105,8 +106,6 @@ class DDPM(Algorithm):
     def evaluate(self, batch: dict[str, Any]) -> Metrics:
         """Minus the mean squared error of each row ``(n,)``, the times spread over 1 .. T."""
         x = batch["x"]
-        if self.config.levels:
-            check_levels(x, self.config.levels)
         t = 1 + torch.arange(len(x), device=x.device) * self.config.steps // len(x)
         noise = torch.randn(x.shape, generator=torch.Generator()).to(x)  # always the same
         return {"minus_denoising_loss": -self.errors(self.average, x, t, noise)}

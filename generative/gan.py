@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Count, Fraction, Positive
+from rlgen.config import Count, Decay, Positive
 from rlgen.errors import ConfigError
 from rlgen.generative.adversarial import (
     AdversarialHyperparameters,
@@ -63,7 +63,7 @@ class GAN(Algorithm):
         critic_steps: Count = 1  # K, steps of D (and minibatches) for each of G
         spectral: bool = False  # D's layers with a largest singular value of 1, without batch norm
         learning_rate: Positive = 2e-4  # Adam's, of both
-        momentum: Fraction = 0.5  # Adam's beta_1
+        momentum: Decay = 0.5  # Adam's beta_1
 
     source = "data"
     batch_axis = 0

@@ -44,7 +44,7 @@ def save_grid(path: Path, rows: np.ndarray, shape: tuple[int, ...], columns: int
     if shape == (2,):
         _save_scatter(path, {"samples": rows})
         return
-    Image.fromarray(_enlarged(rows, shape, columns)).save(path)
+    Image.fromarray(_enlarged(rows, shape, min(columns, len(rows)))).save(path)
 
 
 def save_reconstructions(
@@ -128,5 +128,5 @@ def _save_scatter(path: Path, points: dict[str, np.ndarray]) -> None:
     for label, rows in points.items():
         axes.scatter(rows[:, 0], rows[:, 1], s=6, alpha=0.6, linewidths=0, label=label)
     axes.set_aspect("equal", adjustable="datalim")
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside upper center", ncols=len(points))  # it hides no point
     figure.savefig(path)

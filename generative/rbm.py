@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rlgen.algorithm import Algorithm, Estimate, Metrics, Problem
-from rlgen.config import Count, Hyperparameters, NotNegative, Positive, Share, Whole
+from rlgen.config import Count, Decay, Hyperparameters, NotNegative, Positive, Share, Whole
 from rlgen.generative import boltzmann as bm
 from rlgen.generative.partition import Chains, log_partition_of
 
@@ -49,7 +49,7 @@ class RBM(Algorithm):
         temperatures: Annotated[int, Field(ge=2)] = 10  # inverse ones, evenly from 1 to 0
         learning_rate: Positive = 0.05
         decay_epochs: Whole = 0  # the rate goes to 0 in a straight line over so many; 0: never
-        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+        momentum: Decay = 0.5
         weight_decay: NotNegative = 1e-4  # of W
         sparsity_cost: NotNegative = 0.0  # its product with (target - activity) is added to b's
         sparsity_target: Share = 0.1

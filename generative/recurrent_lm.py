@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from rlgen.algorithm import Algorithm, Estimate, Metrics, Problem
-from rlgen.config import Count, Fraction, Hyperparameters, NotNegative, Positive
+from rlgen.config import Count, Decay, Fraction, Hyperparameters, NotNegative, Positive
 from rlgen.generative import sequences
 from rlgen.networks import clip_gradients
 from rlgen.schedules import inverse_sigmoid
@@ -60,7 +60,7 @@ class RecurrentLM(Algorithm):
         embedding: Count = 32  # size of e
         hidden: Count = 128  # size of h
         layers: Count = 1  # one above the other
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of e and h
+        dropout: Decay = 0.0  # of e and h
         learning_rate: Positive = 3e-3  # Adam's
         max_grad_norm: Positive = 1.0
         batch_size: Count = 32  # rows of a minibatch, over all workers

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlgen.algorithm import Algorithm, Estimate, Metrics, Problem
-from rlgen.config import Count, Hyperparameters, Positive
+from rlgen.config import Count, Decay, Hyperparameters, Positive
 from rlgen.generative import sequences
 from rlgen.networks import clip_gradients
 
@@ -94,7 +94,7 @@ class TransformerLM(Algorithm):
         size: Annotated[int, Field(ge=2, multiple_of=2)] = 64  # of an embedding
         heads: Count = 4
         layers: Count = 2
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of embeddings and sublayers
+        dropout: Decay = 0.1  # of embeddings and sublayers
         learning_rate: Positive = 2e-3  # Adam's
         max_grad_norm: Positive = 1.0
         batch_size: Count = 32  # rows of a minibatch, over all workers

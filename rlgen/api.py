@@ -23,6 +23,7 @@ from rlgen.rollout import act
 from rlgen.scheduler import Scheduler, Summary, read_run_part
 
 METHODS = ("ancestral", "greedy", "beam")  # by which texts are made
+HELD_OUT = ("validation", "test")  # splits
 #: Sections that a resumed run may change; the others would make it another experiment.
 RESUMABLE = ("scheduler", "stop", "evaluation", "checkpoint", "tracking")
 
@@ -152,14 +153,18 @@ class Run:
         Raises:
             ConfigError: a label that the model does not know, or has no use for.
         """
+        _check_counts(n=n)
         algorithm = self.algorithm
+        if not algorithm.has("sample"):
+            name = self.experiment.algorithm
+            raise ConfigError(f"sample: {self.dir} trained {name}, which does not sample")
         with torch.no_grad():
             if label is None:
                 return self._shaped(algorithm.sample(n))
-            if label >= algorithm.problem.data_classes:
+            classes = algorithm.problem.data_classes
+            if not 0 <= label < classes:
                 raise ConfigError(
-                    f"sample: there is no label {label}; the data has "
-                    f"{algorithm.problem.data_classes} labels, from 0"
+                    f"sample: there is no label {label}; the data has {classes} labels, from 0"
                 )
             return self._shaped(algorithm.sample_labelled(torch.full((n,), label)))
 
@@ -172,7 +177,13 @@ class Run:
         Raises:
             ConfigError: the model has no codes.
         """
+        _check_counts(n=n, steps=steps)
         algorithm = self.algorithm
+        if not algorithm.has("decode") or not (algorithm.has("prior") or algorithm.has("encode")):
+            raise ConfigError(
+                f"walk: {self.dir} trained {self.experiment.algorithm}, which has no codes to walk "
+                "between; draw samples instead"
+            )
         with torch.no_grad():
             if algorithm.has("prior") or self.experiment.data is None:
                 ends = algorithm.prior(2 * n)
@@ -187,16 +198,28 @@ class Run:
             walked = algorithm.decode(codes.reshape(steps * n, -1)).reshape(steps, n, -1)
             return self._shaped(walked.swapaxes(0, 1))
 
-    def chain(self, n: int, frames: int, every: int = 1) -> np.ndarray:
+    def chain(self, n: int, frames: int, every: int | None = None) -> np.ndarray:
         """``(frames, n, *shape)``: every so many states of n chains that sample.
 
         A chain that ends earlier gives fewer frames; its last state is always the last frame.
 
+        Args:
+            n: how many chains.
+            frames: at most so many.
+            every: states a frame. None: one, or of a chain that ends, such as a diffusion's, frames
+                evenly spread from its beginning to its end.
+
         Raises:
             ConfigError: the model does not sample by a chain.
         """
+        _check_counts(n=n, frames=frames, every=every)
         shown: list[np.ndarray] = []
         with torch.no_grad():
+            if every is None and self.algorithm.chain_ends:
+                states = list(self.algorithm.chain(n))
+                picked = np.linspace(0, len(states) - 1, min(frames, len(states))).round()
+                return np.stack([self._shaped(states[int(i)]) for i in picked])
+            every = 1 if every is None else every
             for number, state in enumerate(self.algorithm.chain(n)):
                 last, kept = state, number % every == 0
                 if kept:
@@ -207,6 +230,13 @@ class Run:
                 if not kept:
                     shown.append(self._shaped(last))
         return np.stack(shown)
+
+    def unknown(self, prompt: str) -> list[str]:
+        """The tokens of a prompt that a language model has not learned, each once."""
+        config = self.experiment.data
+        assert config is not None
+        known = set(self.algorithm.problem.data_vocabulary)
+        return [t for t in dict.fromkeys(text.tokenize(prompt, config.tokens)) if t not in known]
 
     def texts(
         self,
@@ -231,12 +261,16 @@ class Run:
         Raises:
             ConfigError: the model is not one of texts; no such method; more texts than it finds.
         """
+        _check_counts(n=n, length=length, beams=beams)
+        if not temperature > 0:
+            raise ConfigError(f"temperature: expected a number greater than 0, got {temperature}")
         algorithm, config = self.algorithm, self.experiment.data
         if config is None or not algorithm.uses_text:
             raise ConfigError(f"{self.dir} is a run of {self.experiment.algorithm}, not of texts")
         most = {"greedy": 1, "beam": beams}.get(method, n)
         if n > most:
-            raise ConfigError(f"{n} texts: {method} search finds {most}; ask for fewer")
+            wider = ", or for more beams" if method == "beam" else ""
+            raise ConfigError(f"{n} texts: {method} search finds {most}; ask for fewer{wider}")
         vocabulary, length = algorithm.problem.data_vocabulary, length or config.window
         ids = text.encode(text.tokenize(prompt, config.tokens), vocabulary)
         prefix, predict = torch.from_numpy(ids), algorithm.next_log_prob
@@ -248,7 +282,7 @@ class Run:
             elif method == "ancestral":
                 rows = decoding.ancestral(predict, prefix.repeat(n, 1), length, temperature)
             else:
-                raise ConfigError(f"there is no method {method!r}{did_you_mean(method, METHODS)}")
+                raise ConfigError(f"method: there is no {method!r}{did_you_mean(method, METHODS)}")
         return [text.detokenize([vocabulary[i] for i in row], config.tokens) for row in rows[:n]]
 
     def _shaped(self, rows: torch.Tensor) -> np.ndarray:
@@ -264,7 +298,11 @@ class Run:
             episodes: how many; None for as many as in training.
             split: of the data: ``"validation"`` or ``"test"``.
             tick: another number, other episodes.
+
+        Raises:
+            ConfigError: there is no such split.
         """
+        _check_split(split)
         evaluation: Evaluation = self._ask_evaluator(episodes, "evaluate", tick, split)
         return evaluation
 
@@ -277,8 +315,10 @@ class Run:
             tick: another number, other rows and samples.
 
         Raises:
-            ConfigError: the run is of an agent.
+            ConfigError: the run is of an agent, or there is no such split.
         """
+        _check_counts(rows=rows)
+        _check_split(split)
         if self.experiment.data is None:
             raise ConfigError(
                 f"assess: {self.dir} trained the agent {self.experiment.algorithm}; evaluate() "
@@ -335,3 +375,16 @@ class Run:
         host = Host("rlgen.evaluation:Evaluator", (experiment, seed), seed, threads=1)
         host.start()
         return host.call(method, self.weights, *args)
+
+
+def _check_counts(**counts: int | None) -> None:
+    """Refuse those that are less than 1."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ConfigError(f"{name}: expected at least 1, got {count}")
+
+
+def _check_split(split: str) -> None:
+    """Refuse what is no split of held-out rows."""
+    if split not in HELD_OUT:
+        raise ConfigError(f"split: there is no {split!r}{did_you_mean(split, HELD_OUT)}")

@@ -191,7 +191,8 @@ def sample(
         int | None, typer.Option(min=2, help="Of a GIF: 48; steps of a walk in a PNG: 12")
     ] = None,
     every: Annotated[
-        int | None, typer.Option(min=1, help="Of a GIF of a chain: states a frame, 1")
+        int | None,
+        typer.Option(min=1, help="Of a GIF of a chain: states a frame; 1, or to see its end"),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Of a text: what it begins with")] = None,
     method: Annotated[
@@ -237,6 +238,7 @@ def sample(
         animated = output.suffix.lower() == ".gif"
         import torch
 
+        from rlgen.display import plural
         from rlgen.generative import pictures
 
         shape = loaded.algorithm.problem.data_shape
@@ -253,20 +255,21 @@ def sample(
         count = count or (8 if walk else 64)
         frames = frames or (48 if animated else 12)
         if chained:
-            states = loaded.chain(count, frames, every or 1)
+            states = loaded.chain(count, frames, every)
             pictures.save_animation(output, states, shape)
-            made = f"{len(states)} states of {count} chains"
+            shown = len(states)
+            made = f"{shown} {plural('state', shown)} of {count} {plural('chain', count)}"
         elif animated:
             pictures.save_animation(output, loaded.walk(count, frames).swapaxes(0, 1), shape)
-            made = f"{count} walks of {frames} steps"
+            made = f"{count} {plural('walk', count)} of {frames} steps"
         elif walk:
             steps = loaded.walk(count, frames)
             pictures.save_grid(output, steps.reshape(count * frames, -1), shape, columns=frames)
-            made = f"{count} walks of {frames} steps"
+            made = f"{count} {plural('walk', count)} of {frames} steps"
         else:
             rows = loaded.sample(count, label)
             pictures.save_grid(output, rows.reshape(count, -1), shape)
-            made = f"{count} samples"
+            made = f"{count} {plural('sample', count)}"
         answer |= {"run_dir": str(run), "file": str(output), "count": count, "seed": seed}
         print(f"{made} in {output}")
 
@@ -282,12 +285,18 @@ def _write_texts(
     """Print the texts of a language model, or write them into a file."""
     import torch
 
+    from rlgen.generative import text
+
     if output is not None:
         check_output(output, ".txt")
     method = options["method"] or "ancestral"
     for option, needed in (("temperature", "ancestral"), ("beams", "beam")):
         if options[option] is not None and method != needed:
             raise ConfigError(f"--{option}: has an effect only with --method {needed}")
+    unknown = loaded.unknown(options["prompt"] or "")
+    if unknown:
+        told = ", ".join(map(repr, unknown))
+        _warn(f"--prompt: the model does not know {told}, and reads {text.UNKNOWN}")
     torch.manual_seed(seed)
     texts = loaded.texts(count, **{k: v for k, v in options.items() if v is not None})
     written = "\n---\n".join(texts) + "\n"
@@ -570,13 +579,16 @@ def _interruptible(scheduler: Scheduler) -> Iterator[None]:
 
 def _report(experiment: Experiment, summary: Summary) -> None:
     """What was reached, how fast, where the time went, and what to do next."""
-    from rlgen.display import number, outcome, time_table
+    from rlgen.display import number, outcome, plural, time_table
     from rlgen.generative.text import is_text
 
     clock, run_dir = experiment.clock, summary["run_dir"]
     per_second = summary[clock] / max(summary["seconds"], 1e-9)
     print(f"{experiment.name}: {outcome(experiment, summary)}")
-    counts = [f"{number(summary[name])} {name}" for name in dict.fromkeys((clock, "updates"))]
+    counts = [
+        f"{number(summary[name])} {plural(name.removesuffix('s'), summary[name])}"
+        for name in dict.fromkeys((clock, "updates"))
+    ]
     print(f"{', '.join(counts)} in {summary['seconds']:.1f} s ({number(per_second)} {clock}/s)")
     print(", ".join(f"{name} {value:.7g}" for name, value in summary["metrics"].items()))
     print("where the time went")

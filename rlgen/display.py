@@ -144,13 +144,18 @@ def figures(latest: Mapping[str, Any]) -> list[str]:
 
 
 def score(evaluation: Mapping[str, Any]) -> str:
-    """An evaluation in words."""
+    """An evaluation in words: episodes with their deviation, rows with the mean's error."""
     what = "greedy return" if evaluation["metric"] == "return" else evaluation["metric"]
     unit = "episode" if "episodes" in evaluation else "row"
     count = evaluation[f"{unit}s"]
-    digits = 1 if abs(evaluation["mean"]) >= 10 else 3
+    spread = evaluation["std"]
+    if unit == "row":
+        spread /= math.sqrt(max(count - 1, 1))  # std is of the count rows, not of n - 1
+        digits = 2 if abs(evaluation["mean"]) >= 10 else 4
+    else:
+        digits = 1 if abs(evaluation["mean"]) >= 10 else 3
     return (
-        f"{what} {evaluation['mean']:.{digits}f} ± {evaluation['std']:.{digits}f} "
+        f"{what} {evaluation['mean']:.{digits}f} ± {spread:.{digits}f} "
         f"over {count:,} {plural(unit, count)}"
     )
 
@@ -184,7 +189,9 @@ def outcome(experiment: Experiment, summary: Summary) -> str:
     if reason == "interrupted":
         return f"interrupted{reached}"
     words = {"env_steps": "environment steps", "seconds": "seconds of wall clock"}
-    budget = f"{number(getattr(stop, reason))} {words.get(reason, reason)} (stop.{reason})"
+    limit = getattr(stop, reason)
+    unit = words.get(reason) or plural(reason.removesuffix("s"), limit)
+    budget = f"{number(limit)} {unit} (stop.{reason})"
     missed = f" (target {stop.target:g} not reached)" if stop.target is not None else ""
     return f"ended after {budget}{reached}{missed}"
 

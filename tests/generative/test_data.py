@@ -186,7 +186,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "set.npz"
     for content in (b"", b"not an archive", b"PK\x03\x04 broken"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match=r"cannot be read \(it is no archive of arrays\)"):
             data.load(DataConfig(name=str(path)), 0)
     with pytest.raises(DataError, match=r"data\.name: there is no file .*none\.npz"):
         data.load(DataConfig(name=str(tmp_path / "none.npz")), 0)

@@ -149,7 +149,7 @@ def test_it_refuses_what_it_cannot_learn() -> None:
         DBNClassifier.check(Problem(data_mean=mean, data_range=(0.0, 3.0), data_classes=2))
     with pytest.raises(ConfigError, match=r"needs labels of at least 2 classes.*not 0"):
         DBNClassifier.check(Problem(data_mean=mean))
-    with pytest.raises(ConfigError, match=r"hyperparameters\.labelled: 201, of 200 training rows"):
+    with pytest.raises(ConfigError, match=r"labelled: 201 are more than the 200 training rows"):
         make(labelled=201)
     for changes, message in (
         (["activation=relu"], "activation=relu needs epochs_per_layer=0"),

@@ -424,5 +424,6 @@ def test_what_contradicts_is_refused(config, overrides, message) -> None:
 
 def test_rows_between_the_levels_are_refused() -> None:
     algorithm = make(shape=(4, 4), hidden=(8,), denoiser="unet", levels=2)
-    with pytest.raises(ConfigError, match=r"levels: row 0 of a minibatch holds 0.5, not one of"):
-        algorithm.evaluate({"x": torch.full((2, 16), 0.5)})
+    for look in (algorithm.update, algorithm.evaluate):
+        with pytest.raises(ConfigError, match=r"levels: row 0 of a minibatch holds 0.5, not one"):
+            look({"x": torch.full((2, 16), 0.5)})

@@ -302,6 +302,9 @@ def test_transport_costs_are_scipys_distance_row_by_row() -> None:
         ("dcgan-digits", {"network.activation": "relu"},
          "network.activation: dcgan's own rules fix it; remove it"),
         ("gan-ring", {"hyperparameters.average": 1.0}, "hyperparameters.average: input should be"),
+        ("gan-ring", {"hyperparameters.momentum": 1.0}, "hyperparameters.momentum: input should"),
+        ("gan-ring", {"hyperparameters.spectral": True, "network.layer_norm": True},
+         "network.layer_norm: spectral normalisation bounds"),
         ("gan-ring", {"hyperparameters.loss": "hinge"}, "hyperparameters.loss: input should be"),
     ],
 )  # fmt: skip

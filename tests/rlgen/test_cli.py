@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,8 +20,9 @@ from PIL import Image, ImageSequence
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rlgen import __version__, cli, display, load
+from rlgen import __version__, cli, command, display, load
 from rlgen.config import load_experiment
+from rlgen.errors import ConfigError
 from rlgen.scheduler import Progress
 
 PLANNER = ["value-iteration-frozenlake", "stop.updates=5", "evaluation.episodes=2"]
@@ -63,6 +65,12 @@ def model_run(tmp_path_factory):
 
 
 # --- answers ------------------------------------------------------------------------------------
+
+
+def test_numbers_that_json_does_not_have_are_null(capsys):
+    with command.replying(as_json=True, debug=False) as found:
+        found |= {"low": -math.inf, "parts": [1.0, (math.nan, 2)], "name": "inf"}
+    assert capsys.readouterr().out == '{"low": null, "parts": [1.0, [null, 2]], "name": "inf"}\n'
 
 
 def test_the_version_is_that_of_the_package():
@@ -253,6 +261,41 @@ def test_a_chain_is_an_animation_of_its_states(chain_run, tmp_path):
     np.testing.assert_array_equal(third, every[::3])
 
 
+def test_a_chain_that_ends_is_shown_to_its_end(tmp_path):
+    short = ["hyperparameters.steps=40", "hyperparameters.sampling_steps=40", "stop.epochs=1"]
+    run_dir = run_in(tmp_path, ["ddpm-two-moons", "data.size=400", *short])
+    run = load(run_dir)
+    assert run.algorithm.chain_ends  # built here, which draws
+    torch.manual_seed(0)
+    states = run.chain(3, 99)
+    assert states.shape == (41, 3, 2)  # all that there are
+    torch.manual_seed(0)
+    np.testing.assert_array_equal(run.chain(3, 5), states[::10])
+    torch.manual_seed(0)
+    np.testing.assert_array_equal(run.chain(3, 5, every=2), states[:10:2])
+    answer("sample", run_dir, "-o", tmp_path / "a.gif", "-n", 9, "--frames", 5)
+    first, *_, last = (frame < 200 for frame in frames_of(tmp_path / "a.gif"))
+    assert (first != last).any()
+
+
+def test_weights_of_another_network_are_refused(model_run, tmp_path):
+    shutil.copytree(model_run, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("latent: ", "latent: 1"))
+    for command in (["eval"], ["sample", "-o", tmp_path / "x.png"]):
+        refused("weights, but VAE has", *command, tmp_path / "run")
+
+
+def test_models_without_codes_or_samples_say_so(tmp_path):
+    gaussian = run_in(tmp_path, ["gaussian-digits"])
+    refused("trained gaussian, which has no codes to walk between", "sample", gaussian, "--walk",
+            "-o", tmp_path / "x.png")  # fmt: skip
+    coder = run_in(tmp_path, ["autoencoder-digits", "stop.epochs=1"])
+    refused("trained autoencoder, which does not sample", "sample", coder, "-o", tmp_path / "x.png")
+    with pytest.raises(ConfigError, match="there is no label -1; the data has 10 labels"):
+        load(gaussian).sample(2, label=-1)
+
+
 def test_options_without_an_effect_on_samples_are_refused(model_run, chain_run, tmp_path):
     png, gif = tmp_path / "x.png", tmp_path / "x.gif"
     refused("--every: only a GIF of a sampling chain", "sample", model_run, "-o", gif, "--every", 2)
@@ -272,6 +315,13 @@ def test_sample_draws_a_picture_that_its_seed_repeats(model_run, tmp_path):
         answer("sample", model_run, "-o", tmp_path / f"{name}.png", "-n", 5, "--seed", seed)
     a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert a == b != c
+
+
+def test_rows_are_scored_with_the_error_of_their_mean():
+    rows = {"metric": "elbo", "mean": -20.0, "std": 3.0, "rows": 101}
+    assert display.score(rows) == "elbo -20.00 ± 0.30 over 101 rows"
+    rows = {"metric": "accuracy", "mean": 0.9, "std": 0.3, "rows": 1}
+    assert display.score(rows) == "accuracy 0.9000 ± 0.3000 over 1 row"
 
 
 # --- progress -----------------------------------------------------------------------------------

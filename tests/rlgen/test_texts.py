@@ -104,6 +104,13 @@ def test_method_length_and_temperature_have_an_effect(letters):
     assert answer("sample", letters, "--prompt", "xa", "--length", 1)["texts"][0][:2] == "\ufffda"
 
 
+def test_unknown_words_of_a_prompt_are_named(words):
+    result = command("sample", words, "--prompt", "the zebra, the quark zebra")
+    assert result.exit_code == 0
+    assert "--prompt: the model does not know 'zebra', 'quark', and reads <unk>" in result.stderr
+    assert command("sample", words, "--prompt", "the").stderr == ""
+
+
 def test_eval_prints_the_perplexity_and_bleu(words):
     found = answer("eval", words)
     perplexity = math.exp(-found["mean"])
@@ -127,7 +134,7 @@ def test_the_next_command_is_one_that_works(in_tmp):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "beem"], "there is no method 'beem'; did you mean 'beam'?"),
+        (["--method", "beem"], "method: there is no 'beem'; did you mean 'beam'?"),
         (["--beams", 3], "--beams: has an effect only with --method beam"),
         (["--method", "beam", "--temperature", 2], "--temperature: has an effect only with"),
         (["--method", "greedy", "-n", 2], "2 texts: greedy search finds 1; ask for fewer"),

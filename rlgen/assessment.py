@@ -130,6 +130,8 @@ def _distances(
         notes = ["features"] if on_features and i > 1 else []
         notes += [f"{other} rows {best[i]:.4g}"] if enough else []
         low, high = float(value - error), float(value + error)
+        if name in ("precision", "recall"):  # which are shares
+            low, high = max(low, 0.0), min(high, 1.0)
         found[name] = Estimate(float(value), low, high, ", ".join(notes))
     return found
 

@@ -20,7 +20,8 @@ from PIL import Image, ImageSequence
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rlgen import __version__, cli, command, display, load
+from rlgen import __version__, cli, display, load
+from rlgen.command import replying
 from rlgen.config import load_experiment
 from rlgen.errors import ConfigError
 from rlgen.scheduler import Progress
@@ -68,7 +69,7 @@ def model_run(tmp_path_factory):
 
 
 def test_numbers_that_json_does_not_have_are_null(capsys):
-    with command.replying(as_json=True, debug=False) as found:
+    with replying(as_json=True, debug=False) as found:
         found |= {"low": -math.inf, "parts": [1.0, (math.nan, 2)], "name": "inf"}
     assert capsys.readouterr().out == '{"low": null, "parts": [1.0, [null, 2]], "name": "inf"}\n'
 
@@ -282,8 +283,8 @@ def test_weights_of_another_network_are_refused(model_run, tmp_path):
     shutil.copytree(model_run, tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("latent: ", "latent: 1"))
-    for command in (["eval"], ["sample", "-o", tmp_path / "x.png"]):
-        refused("weights, but VAE has", *command, tmp_path / "run")
+    for asked in (["eval"], ["sample", "-o", tmp_path / "x.png"]):
+        refused("weights, but VAE has", *asked, tmp_path / "run")
 
 
 def test_models_without_codes_or_samples_say_so(tmp_path):

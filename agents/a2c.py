@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import numpy as np
-from pydantic import Field
 from torch import Tensor
 
 from rlgen.agents.policies import (
@@ -17,7 +14,7 @@ from rlgen.agents.policies import (
     normalized,
 )
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Count, Fraction, Hyperparameters, NotNegative, Positive, Whole
+from rlgen.config import Count, Decay, Fraction, Hyperparameters, NotNegative, Positive, Whole
 from rlgen.networks import clip_gradients
 from rlgen.returns import gae
 from rlgen.schedules import linear
@@ -31,7 +28,7 @@ class A2CConfig(Hyperparameters):
     rollout_steps: Count = 16  # n, steps per environment and update
     learning_rate: Positive = 2e-3  # of RMSprop, > 0
     annealing_steps: Whole = 0  # env steps till the rate is 0; 0: it stays
-    rmsprop_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99  # of the squared gradients, in [0, 1)
+    rmsprop_decay: Decay = 0.99  # of the squared gradients, in [0, 1)
     rmsprop_epsilon: Positive = 1e-5  # added to their root, > 0
     normalize_advantage: bool = False  # to mean 0 and deviation 1 over the rollout, in the policy
     value_coefficient: NotNegative = 0.5  # c_v, >= 0

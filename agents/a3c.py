@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from rlgen.agents.policies import ActorCritic, check_policy, make_rmsprop, masked_mean
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Count, Fraction, Hyperparameters, NotNegative, Positive
+from rlgen.config import Count, Decay, Fraction, Hyperparameters, NotNegative, Positive
 from rlgen.networks import clip_gradients
 from rlgen.returns import n_step_returns
 
@@ -22,7 +19,7 @@ class A3CConfig(Hyperparameters):
     gamma: Fraction = 0.99  # discount, in [0, 1]
     rollout_steps: Count = 32  # n, steps per environment and gradient
     learning_rate: Positive = 2e-3  # of RMSprop, > 0
-    rmsprop_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99  # of the squared gradients, in [0, 1)
+    rmsprop_decay: Decay = 0.99  # of the squared gradients, in [0, 1)
     rmsprop_epsilon: Positive = 1e-5  # added to their root, > 0
     value_coefficient: NotNegative = 0.5  # c_v, >= 0
     entropy_coefficient: NotNegative = 0.01  # c_e, >= 0

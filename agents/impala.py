@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from rlgen.agents.policies import ActorCritic, check_policy, make_rmsprop, masked_mean
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Count, Fraction, Hyperparameters, NotNegative, Positive
+from rlgen.config import Count, Decay, Fraction, Hyperparameters, NotNegative, Positive
 from rlgen.networks import clip_gradients
 from rlgen.returns import vtrace
 
@@ -23,7 +23,7 @@ class IMPALAConfig(Hyperparameters):
     rho_clip: Positive = 1.0  # most that one step's ratio weighs (rho bar), > 0
     c_clip: Positive = 1.0  # most that a ratio carries back (c bar), > 0, <= rho_clip
     learning_rate: Positive = 3e-3  # of RMSprop, > 0
-    rmsprop_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99  # of the squared gradients, in [0, 1)
+    rmsprop_decay: Decay = 0.99  # of the squared gradients, in [0, 1)
     rmsprop_epsilon: Positive = 1e-5  # added to their root, > 0
     value_coefficient: NotNegative = 0.5  # c_v, >= 0
     entropy_coefficient: NotNegative = 0.01  # c_e, >= 0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Count, Hyperparameters, NotNegative, Positive, Share
+from rlgen.config import Count, Decay, Hyperparameters, NotNegative, Positive, Share
 from rlgen.errors import ConfigError
 from rlgen.generative.coder import Coder
 
@@ -48,7 +48,7 @@ class Autoencoder(Algorithm):
         code: Literal["linear", "sigmoid", "relu"] = "sigmoid"  # the function that ends f
         output: Literal["linear", "sigmoid"] = "sigmoid"  # and g; sigmoid for data in [0, 1]
         tied: bool = False
-        mask: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the values of x~ that are 0
+        mask: Decay = 0.0  # share of the values of x~ that are 0
         noise: NotNegative = 0.0  # standard deviation of x~ - x
         l1: NotNegative = 0.0  # weight of the codes' size
         kl: NotNegative = 0.0  # weight of the divergence from the target

@@ -72,12 +72,7 @@ class BernoulliMixture(Algorithm):
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse data that are not in [0, 1]."""
-        low, high = problem.data_range
-        if low < 0 or high > 1:
-            raise ConfigError(
-                "data.name: bernoulli-mixture needs values in [0, 1], such as binarised pixels, "
-                f"not in [{low:g}, {high:g}]"
-            )
+        problem.check_unit_interval("bernoulli-mixture")
 
     def share(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The responsibilities gamma ``(n, K)``, and log p(x) ``(n,)``."""

@@ -20,6 +20,7 @@ import numpy as np
 
 from rlgen.config import DataConfig
 from rlgen.errors import ConfigError, DataError, did_you_mean
+from rlgen.generative import text
 from rlgen.generative.densities import DENSITIES
 from rlgen.generative.idx import find_idx, read_idx
 
@@ -43,6 +44,7 @@ class DataSet:
         labels: ``(n,)`` int64 of each split; empty where the set has none.
         origin: ``(n,)`` int64 of each split, the row of the source (or of its test files) that each
             row was; empty where they are in the source's order.
+        vocabulary: of a text, whose rows are windows of tokens, given as their places in it.
     """
 
     train: np.ndarray
@@ -53,6 +55,7 @@ class DataSet:
     binarize: bool
     labels: dict[str, np.ndarray]
     origin: dict[str, np.ndarray] = field(default_factory=dict)
+    vocabulary: tuple[str, ...] = ()
 
     def count(self, split: str) -> int:
         """The number of rows of ``"train"``, ``"validation"`` or ``"test"``."""
@@ -64,7 +67,7 @@ class DataSet:
         return 1 + max(int(y.max(initial=-1)) for y in self.labels.values()) if self.labels else 0
 
     def columns(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """What a model gets of some rows: ``x``, as `rows`, and their labels ``y`` where there are."""
+        """What a model gets of some rows: ``x``, as `rows`, and labels ``y`` where there are."""
         columns = {"x": self.rows(split, indices)}
         if self.labels:
             columns["y"] = self.labels[split][indices]
@@ -96,13 +99,18 @@ class DataSet:
         return float(self.train.min() / self.scale), float(self.train.max() / self.scale)
 
     def outside(self, low: float, high: float) -> str:
-        """The first row of the source with a value not in [low, high], in words; "" if none.
+        """The first value of the source not in [low, high], in words; "" where all are.
 
         Rows of every split count: the held-out ones are scored too.
         """
         found: list[tuple[int, int, float]] = []
+        if self.binarize:
+            return "" if low <= 0 and high >= 1 else "0 and 1"
         for split in SPLITS:
-            x = self.rows(split, np.arange(self.count(split)))
+            stored = self._stored(split)
+            if low <= stored.min() / self.scale <= stored.max() / self.scale <= high:
+                continue
+            x = self.rows(split, np.arange(len(stored)))
             bad = (x < low) | (x > high)
             rows = np.flatnonzero(bad.any(axis=1))
             if len(rows):
@@ -128,13 +136,19 @@ def load(config: DataConfig, seed: int) -> DataSet:
     """
     _check_used(config)
     name, root = config.name, config.root or os.environ.get(ROOT_VARIABLE)
-    source = Path(name) if name.endswith(".npz") else Path(root or "") / name
+    source = Path(name) if name.endswith((".npz", ".txt")) else Path(root or "") / name
     # The time of the last change is part of the key: a file that is written again is read again.
     stamp = source.stat().st_mtime_ns if source.exists() else 0
     return _load(config, seed, Path(root) if root else None, stamp)
 
 
 def _check_used(config: DataConfig) -> None:
+    if text.is_text(config.name):
+        _refuse(config, ("binarize", "size", "root"), "a text has no use for it; remove it")
+        return
+    _refuse(
+        config, ("tokens", "window"), f"only for texts, which {config.name!r} is not; remove it"
+    )
     own_rows = config.name not in DENSITIES
     if own_rows and config.size != DataConfig.model_fields["size"].default:
         raise ConfigError(
@@ -146,6 +160,13 @@ def _check_used(config: DataConfig) -> None:
         raise ConfigError(
             f"data.root: only for data sets in IDX files; remove it for {config.name}"
         )
+
+
+def _refuse(config: DataConfig, keys: tuple[str, ...], reason: str) -> None:
+    """Refuse settings that are not at their defaults."""
+    for key in keys:
+        if getattr(config, key) != DataConfig.model_fields[key].default:
+            raise ConfigError(f"data.{key}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -161,6 +182,8 @@ class _Raw:
 def _load(config: DataConfig, seed: int, root: Path | None, stamp: int) -> DataSet:
     """As `load`; the actors of one process share the (read-only) arrays."""
     name, test = config.name, None
+    if text.is_text(name):
+        return _text(config)
     if name == "digits":
         raw = _digits()
     elif name in DENSITIES:
@@ -174,11 +197,12 @@ def _load(config: DataConfig, seed: int, root: Path | None, stamp: int) -> DataS
         raw, test = _idx(name, root)
     if not np.isfinite([raw.x.min(), raw.x.max()]).all():
         place = _first(raw.x, ~np.isfinite(raw.x))
-        raise DataError(f"data.name: {name!r} must have finite values; {place}: remove such rows")
+        raise DataError(f"data.name: {name!r} needs finite values, not {place}")
     if config.binarize and not 0 <= raw.x.min() <= raw.x.max() <= raw.scale:
         place = _first(raw.x, (raw.x < 0) | (raw.x > raw.scale))
         raise DataError(
-            f"data.binarize: the values of {name!r} are not in [0, 1] ({place}); set it to false"
+            f"data.binarize: the values of {name!r} are not in [0, 1], such as {place}; set it "
+            "to false"
         )
     _check_labels(name, raw, test)
     return _split(config, seed, raw, test)
@@ -194,7 +218,7 @@ def _place(index: Sequence[int | np.integer], value: float) -> str:
     """A value and where it stands, counted from 0."""
     row, *rest = map(int, index)
     column = f"column {rest[0]}" if len(rest) == 1 else f"pixel {tuple(rest)}"
-    return f"row {row}, {column} holds {value:g}"
+    return f"{value:g} in row {row}, {column}"
 
 
 def _check_labels(name: str, raw: _Raw, test: _Raw | None) -> None:
@@ -222,6 +246,32 @@ def _check_labels(name: str, raw: _Raw, test: _Raw | None) -> None:
             f"data.name: {name!r} has the label {test.y[row]} in test row {row}; those of the "
             f"training rows go from 0 to {most}"
         )
+
+
+def _text(config: DataConfig) -> DataSet:
+    """Windows of a text, in its order: first those to train on, then validation, then test."""
+    tokens = text.tokenize(text.read(config.name), config.tokens)
+    count = len(tokens) // config.window
+    tested = _share(config.test, count)
+    held_out = _share(config.validation, count - tested)
+    trained = count - tested - held_out
+    if trained < 1:
+        raise DataError(
+            f"data.window: {config.name!r} has {len(tokens)} {config.tokens}, which make {count} "
+            f"windows of {config.window}; with {held_out} for validation and {tested} for the test "
+            "none is left to train on; use a longer text or shorter windows"
+        )
+    vocabulary = text.make_vocabulary(tokens[: trained * config.window])
+    if len(vocabulary) < 2:
+        raise DataError(
+            f"data.name: in the training part of {config.name!r}, {trained * config.window} "
+            f"{config.tokens} long, none occurs twice; use a longer text"
+        )
+    rows = text.windows(text.encode(tokens, vocabulary), config.window, vocabulary)
+    rows.flags.writeable = False
+    train, validation, test = np.split(rows, [trained, trained + held_out])
+    shape = (config.window,)
+    return DataSet(train, validation, test, shape, 1.0, False, {}, vocabulary=vocabulary)
 
 
 def _split(config: DataConfig, seed: int, raw: _Raw, test: _Raw | None) -> DataSet:
@@ -296,7 +346,8 @@ def _npz(path: Path) -> _Raw:
     except FileNotFoundError:
         raise DataError(f"data.name: there is no file {str(path)!r}") from None
     except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); {expected}") from error
+        reason = error if zipfile.is_zipfile(path) else "it is no archive of arrays"
+        raise DataError(f"{path}: cannot be read ({reason}); {expected}") from error
     if "x" not in arrays:
         raise DataError(f"{path}: there is no array 'x' in it; {expected}")
     x, y = arrays["x"], arrays.get("y")

@@ -44,7 +44,7 @@ def save_grid(path: Path, rows: np.ndarray, shape: tuple[int, ...], columns: int
     if shape == (2,):
         _save_scatter(path, {"samples": rows})
         return
-    Image.fromarray(_enlarged(rows, shape, columns)).save(path)
+    Image.fromarray(_enlarged(rows, shape, min(columns, len(rows)))).save(path)
 
 
 def save_reconstructions(
@@ -107,8 +107,9 @@ def _scatter_pixels(points: np.ndarray, box: list[tuple[float, float]]) -> np.nd
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlim=_widened(box[0]), ylim=_widened(box[1]), aspect="equal")
     axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6, linewidths=0)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    return np.asarray(pixels)[..., :3].copy()
 
 
 def _widened(limits: tuple[float, float]) -> tuple[float, float]:
@@ -127,5 +128,5 @@ def _save_scatter(path: Path, points: dict[str, np.ndarray]) -> None:
     for label, rows in points.items():
         axes.scatter(rows[:, 0], rows[:, 1], s=6, alpha=0.6, linewidths=0, label=label)
     axes.set_aspect("equal", adjustable="datalim")
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside upper center", ncols=len(points))  # it hides no point
     figure.savefig(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Count, Hyperparameters, Positive, Whole
-from rlgen.errors import ConfigError
+from rlgen.config import Count, Decay, Hyperparameters, Positive, Whole
 
 
 class Stack(nn.Module):
@@ -43,7 +42,7 @@ class StackedAutoencoder(Algorithm):
 
         sizes: list[Count] = Field([128, 32], min_length=1)
         layer_epochs: Whole = 20  # for each layer; 0: together from the start
-        mask: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of a layer's inputs hidden
+        mask: Decay = 0.0  # share of a layer's inputs hidden
         learning_rate: Positive = 1e-3  # Adam's
         batch_size: Count = 128  # rows of a minibatch, over all workers
 
@@ -62,12 +61,7 @@ class StackedAutoencoder(Algorithm):
     @classmethod
     def check(cls, problem: Problem) -> None:
         """Refuse data that are not in [0, 1]."""
-        low, high = problem.data_range
-        if low < 0 or high > 1:
-            raise ConfigError(
-                "data.name: stacked-autoencoder needs values in [0, 1], such as pixels, not in "
-                f"[{low:g}, {high:g}]"
-            )
+        problem.check_unit_interval("stacked-autoencoder")
 
     @property
     def layer(self) -> int:

@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from pydantic import model_validator
+from torch import Tensor
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
-from rlgen.config import Count, Hyperparameters, NetworkConfig, Positive
+from rlgen.config import Count, Hyperparameters, Positive, Whole
 from rlgen.errors import ConfigError
-from rlgen.networks import make_mlp
+from rlgen.generative.variational import (
+    Autoencoder,
+    gaussian_kl,
+    importance_ratio,
+    reparameterise,
+)
+from rlgen.schedules import linear
 
-
-def gaussian_kl(mu: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mu, diag(sigma^2)) || N(0, I)) of each row ``(..., k)``, in nats (eq 13.26)."""
-    return 0.5 * (log_variance.exp() + mu.square() - 1.0 - log_variance).sum(-1)
-
-
-def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
-    """Bernoulli log p(x | z) of each row ``(..., d)`` in [0, 1], summed over d (eq 13.17)."""
-    # x log g + (1 - x) log(1 - g) = x l - softplus(l) for g = sigmoid(l)
-    return (x * logits - functional.softplus(logits)).sum(-1)
-
-
-def gaussian_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """The log of N(x | mean, sigma^2 I) of each row ``(..., d)``, summed over d (eq 13.18)."""
-    z = (x - mean) * torch.exp(-log_scale)
-    return -0.5 * z.square().sum(-1) - x.shape[-1] * (log_scale + 0.5 * math.log(2 * math.pi))
-
-
-class Autoencoder(nn.Module):
-    """The encoder ``(n, d) -> (n, 2 k)``, its mirror image, and the Gaussian's log deviation."""
-
-    def __init__(self, network: NetworkConfig, size: int, latent: int) -> None:
-        super().__init__()
-        mirrored = network.model_copy(update={"hidden": network.hidden[::-1]})
-        self.encoder = make_mlp(network, size, 2 * latent)
-        self.decoder = make_mlp(mirrored, latent, size)
-        self.log_scale = nn.Parameter(torch.zeros(()))
+AT_ONCE = 2000  # rows decoded at a time by `VAE.measure`
 
 
 class VAE(Algorithm):
@@ -52,13 +32,16 @@ class VAE(Algorithm):
         elbo(x) = 1/M sum_m log p(x | z_m) - KL(N(mu(x), diag(sigma^2(x))) || N(0, I))   (eq 13.24)
 
     where log p sums over the d values of x and the KL over the latent ones; the mean is over rows
-    only. The book's reduced objective, eq 13.28, adds the KL and drops the 1/2 of the squared
-    error: both are slips. With M > 1, log p is averaged: the bound stays the ELBO.
+    only. In training the KL's weight is `beta`, grown from 0 in `warmup` epochs. The book's reduced
+    objective, eq 13.28, adds the KL and drops the 1/2 of the squared error: both are slips. With
+    M > 1, log p is averaged: the bound stays the ELBO. The encoder gives log sigma^2 (eq 13.9).
 
     Decoders: Bernoulli, for values in [0, 1] (a proper likelihood of binary ones), or Gaussian with
-    one learned standard deviation of at least exp(-5) (Rybkin et al. 2021, arXiv:2006.13202).
+    one learned standard deviation of at least exp(-5) (Rybkin et al. 2021, arXiv:2006.13202). A
+    conditional one is told the label too, p(x | z, y); the encoder reads it off the row.
 
-    Source: section 13.2; Kingma & Welling 2014, arXiv:1312.6114.
+    Source: section 13.2; Kingma & Welling 2014, arXiv:1312.6114; beta: Higgins et al. 2017; the
+    importance-weighted bound: Burda et al. 2016, arXiv:1509.00519.
     """
 
     class Config(Hyperparameters):
@@ -66,82 +49,109 @@ class VAE(Algorithm):
 
         latent: Count = 20  # size of z
         decoder: Literal["bernoulli", "gaussian"] = "bernoulli"
+        architecture: Literal["mlp", "conv"] = "mlp"
+        channels: Count = 32  # of conv's first layer; the second one has twice as many
+        conditional: bool = False  # on the label
+        beta: Positive = 1.0  # weight of the KL in training
+        warmup: Whole = 0  # epochs in which it grows to that
         learning_rate: Positive = 1e-3  # Adam's
         batch_size: Count = 128  # rows of a minibatch, over all workers
         samples: Count = 1  # M, draws of z for each row
+        importance_samples: Count = 5000  # draws of the importance-weighted bound
+
+        @model_validator(mode="after")
+        def _consistent(self) -> Self:
+            if self.architecture == "mlp":
+                self.refuse_idle(("channels",), "architecture=conv")
+            return self
 
     source = "data"
     batch_axis = 0
     uses_network = True
+    data_parallel = True
     network_options = ()
 
     def __init__(self, config: Config, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)
         assert problem.network is not None
         assert problem.data_mean is not None
-        mean = torch.from_numpy(problem.data_mean)
-        self.bernoulli = config.decoder == "bernoulli"
-        if self.bernoulli and (problem.data_range[0] < 0 or problem.data_range[1] > 1):
+        bernoulli = config.decoder == "bernoulli"
+        if bernoulli and (outside := problem.outside(0, 1)):
             raise ConfigError(
-                "hyperparameters.decoder: 'bernoulli' needs data in [0, 1]; use 'gaussian'"
+                f"hyperparameters.decoder: 'bernoulli' needs values in [0, 1], not {outside}; use "
+                "'gaussian'"
             )
-        self.network = Autoencoder(problem.network, len(mean), config.latent)
-        with torch.no_grad():  # start where every row is decoded to the mean row
-            start = mean.clamp(0.01, 0.99).logit() if self.bernoulli else mean
-            list(self.network.decoder.parameters())[-1].copy_(start)
-        self.optimizer = torch.optim.Adam(
-            self.network.parameters(), config.learning_rate, fused=True
-        )
+        if config.conditional and not problem.data_classes:
+            raise ConfigError("hyperparameters.conditional: these data have no labels; use false")
+        channels = config.channels if config.architecture == "conv" else 0
+        self.classes = problem.data_classes if config.conditional else 0
+        sizes = (channels, config.latent, self.classes)
+        self.network = Autoencoder(problem.network, problem.data_shape, *sizes, bernoulli)
+        self.network.start(torch.from_numpy(problem.data_mean))
+        weights = self.network.parameters()
+        self.optimizer = torch.optim.Adam(weights, config.learning_rate, fused=True)
+        self.updates = 0
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance ``(n, latent)`` of q(z | x)."""
-        mu, log_variance = self.network.encoder(x).chunk(2, dim=-1)
-        return mu, log_variance
-
-    def decode(self, z: Tensor) -> Tensor:
-        """The mean ``(n, d)`` of p(x | z)."""
-        output = self.network.decoder(z)
-        return torch.sigmoid(output) if self.bernoulli else output
-
-    @property
-    def log_scale(self) -> Tensor:
-        """Logarithm of the Gaussian decoder's standard deviation."""
-        return self.network.log_scale.clamp(min=-5.0)
-
-    def bound(self, x: Tensor) -> dict[str, Tensor]:
-        """The evidence lower bound of each row ``(n,)``, in nats, and its two terms."""
-        mu, log_variance = self.encode(x)
-        noise = torch.randn(self.config.samples, *mu.shape, dtype=x.dtype, device=x.device)
-        output = self.network.decoder(mu + torch.exp(0.5 * log_variance) * noise)  # (M, n, d)
-        if self.bernoulli:
-            log_prob = bernoulli_log_prob(x, output)
-        else:
-            log_prob = gaussian_log_prob(x, output, self.log_scale)
-        reconstruction, kl = log_prob.mean(0), gaussian_kl(mu, log_variance)
+    def evaluate(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The evidence lower bound of each row ``(n,)``, in nats (the score), and its two terms."""
+        mu, log_variance = self.network.posterior(batch["x"])
+        z, _ = reparameterise(mu, log_variance, self.config.samples)
+        reconstruction = self.network.log_likelihood(batch["x"], z, batch.get("y")).mean(0)
+        kl = gaussian_kl(mu, log_variance)
         return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
-    def evaluate(self, batch: dict[str, Any]) -> Metrics:
-        """As `bound`; the bound itself is the score."""
-        return self.bound(batch["x"])
+    def measure(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The importance-weighted bound of each row ``(n,)``, in nats, from k draws of q(z | x).
+
+        log 1/k sum_i p(x | z_i) p(z_i) / q(z_i | x): from the ELBO (k = 1) up to log p(x).
+        """
+        x, labels, k = batch["x"], batch.get("y"), self.config.importance_samples
+        mu, log_variance = self.network.posterior(x)
+        total, most = torch.full_like(x[:, 0], -torch.inf), max(1, AT_ONCE // len(x))
+        for first in range(0, k, most):
+            z, noise = reparameterise(mu, log_variance, min(most, k - first))
+            weights = self.network.log_likelihood(x, z, labels)
+            weights = weights + importance_ratio(z, noise, log_variance)
+            total = torch.logaddexp(total, weights.logsumexp(0))
+        return {"importance_weighted_bound": total - math.log(k)}
 
     def update(self, batch: dict[str, Any]) -> Metrics:
-        """One step of Adam up the mean bound of the rows."""
-        means = {name: rows.mean() for name, rows in self.bound(batch["x"]).items()}
+        """One step of Adam up the mean bound of the rows, its KL weighted."""
+        config, epoch = self.config, -(-self.problem.data_count // self.config.batch_size)
+        weight = linear(0.0, config.beta, config.warmup * epoch, self.updates)
+        means = {name: rows.mean() for name, rows in self.evaluate(batch).items()}
         self.optimizer.zero_grad()
-        torch.autograd.backward(-means["elbo"])
+        torch.autograd.backward(weight * means["kl"] - means["reconstruction"])
         self.optimizer.step()
-        return {name: mean.detach() for name, mean in means.items()}
+        self.updates += 1
+        return {name: mean.detach() for name, mean in means.items()} | {"kl_weight": weight}
+
+    def prior(self, n: int) -> Tensor:
+        """``(n, latent)`` draws of N(0, I)."""
+        return torch.randn(n, self.config.latent, device=self.network.log_deviation.device)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The mean ``(n, latent)`` of q(z | x)."""
+        return self.network.posterior(x)[0]
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The mean ``(n, d)`` of p(x | z), or of p(x | z, y)."""
+        return self.network.mean(z, labels)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The means ``(n, d)`` of p(x | z) at the mean z of q(z | x), with the likeliest labels."""
+        z = self.encode(x)
+        return self.decode(z, self.network.likeliest(x, z))
 
     def sample(self, n: int) -> Tensor:
         """``(n, d)`` rows from z ~ N(0, I): means for Bernoulli values, draws for Gaussian ones."""
-        mean = self.decode(torch.randn(n, self.config.latent, device=self.network.log_scale.device))
-        if self.bernoulli:
-            return mean
-        return mean + torch.exp(self.log_scale) * torch.randn_like(mean)
+        return self.network.draw(self.prior(n), torch.arange(n) % max(self.classes, 1))
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The means ``(n, d)`` of p(x | z) at the mean z of q(z | x)."""
-        return self.decode(self.encode(x)[0])
+    def sample_labelled(self, labels: Tensor) -> Tensor:
+        """As `sample`, of p(x | z, y) for labels ``(n,)``."""
+        if not self.classes:
+            raise ConfigError("label: this model learned none; train with conditional=true")
+        return self.network.draw(self.prior(len(labels)), labels)
 
 
 if __name__ == "__main__":

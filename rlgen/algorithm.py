@@ -28,7 +28,7 @@ from torch import nn
 
 from rlgen.config import Hyperparameters, NetworkConfig, Source
 from rlgen.demonstrations import Demonstrations
-from rlgen.errors import ConfigError
+from rlgen.errors import CheckpointError, ConfigError
 from rlgen.replay import ReplayPlan
 
 Metrics = Mapping[str, "float | torch.Tensor"]
@@ -99,6 +99,17 @@ class Problem:
             return self.data_outside(low, high)
         return "" if low <= least and most <= high else f"in [{least:g}, {most:g}]"
 
+    def check_unit_interval(self, name: str) -> None:
+        """Refuse data that are not in [0, 1], for the `Algorithm.check` of the model ``name``.
+
+        Raises:
+            ConfigError: names the model, and the first value outside with its place.
+        """
+        if outside := self.outside(0, 1):
+            raise ConfigError(
+                f"data.name: {name} needs values in [0, 1], such as binarised pixels, not {outside}"
+            )
+
 
 class Algorithm:
     """Base of every algorithm; one level of inheritance, no more.
@@ -138,6 +149,8 @@ class Algorithm:
     #: The attribute that travels to the workers as the flat weights: a module, or an array. With
     #: a module, batches and observations arrive as torch tensors; with an array, as NumPy arrays.
     shared: ClassVar[str] = "network"
+    #: Whether `chain` ends by itself, at a sample.
+    chain_ends: ClassVar[bool] = False
     #: Axis along which the batches of several workers are joined.
     batch_axis: ClassVar[int] = 1
 
@@ -246,16 +259,22 @@ def write_weights(algorithm: Algorithm, weights: np.ndarray) -> None:
     """Set the shared weights from a flat vector.
 
     Raises:
-        ValueError: the vector has another length.
+        CheckpointError: the vector has another length.
     """
     shared = getattr(algorithm, algorithm.shared)
+    tensors = list(_tensors(shared)) if isinstance(shared, nn.Module) else []
+    sizes = [t.numel() for t in tensors] if isinstance(shared, nn.Module) else [shared.size]
+    if weights.size != sum(sizes):
+        raise CheckpointError(
+            f"found {weights.size:,} weights, but {type(algorithm).__name__} has {sum(sizes):,}: "
+            "was it another version of it, or were its data others? Train it again"
+        )
     if not isinstance(shared, nn.Module):
         shared[...] = weights.reshape(shared.shape)
         return
-    tensors = list(_tensors(shared))
     flat = torch.tensor(weights)  # a copy: the vector may be read-only shared memory
     with torch.no_grad():
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        for tensor, part in zip(tensors, flat.split(sizes), strict=True):
             tensor.copy_(part.view_as(tensor))
 
 

@@ -11,17 +11,19 @@ import numpy as np
 import torch
 
 from rlgen import checkpoint, config, demonstrations, rundir, storage
-from rlgen.algorithm import Algorithm, write_weights
+from rlgen.algorithm import Algorithm, Estimate, write_weights
 from rlgen.backends.host import Host
 from rlgen.config import Experiment
 from rlgen.envs.vector import Environments
-from rlgen.errors import ConfigError
+from rlgen.errors import ConfigError, did_you_mean
 from rlgen.evaluation import Evaluation
-from rlgen.generative import data
+from rlgen.generative import data, decoding, text
 from rlgen.problem import build, role_seed
 from rlgen.rollout import act
 from rlgen.scheduler import Scheduler, Summary, read_run_part
 
+METHODS = ("ancestral", "greedy", "beam")  # by which texts are made
+HELD_OUT = ("validation", "test")  # splits
 #: Sections that a resumed run may change; the others would make it another experiment.
 RESUMABLE = ("scheduler", "fault", "stop", "evaluation", "checkpoint", "tracking")
 
@@ -155,14 +157,18 @@ class Run:
         Raises:
             ConfigError: a label that the model does not know, or has no use for.
         """
+        _check_counts(n=n)
         algorithm = self.algorithm
+        if not algorithm.has("sample"):
+            name = self.experiment.algorithm
+            raise ConfigError(f"sample: {self.dir} trained {name}, which does not sample")
         with torch.no_grad():
             if label is None:
                 return self._shaped(algorithm.sample(n))
-            if label >= algorithm.problem.data_classes:
+            classes = algorithm.problem.data_classes
+            if not 0 <= label < classes:
                 raise ConfigError(
-                    f"sample: there is no label {label}; the data has "
-                    f"{algorithm.problem.data_classes} labels, from 0"
+                    f"sample: there is no label {label}; the data has {classes} labels, from 0"
                 )
             return self._shaped(algorithm.sample_labelled(torch.full((n,), label)))
 
@@ -175,7 +181,13 @@ class Run:
         Raises:
             ConfigError: the model has no codes.
         """
+        _check_counts(n=n, steps=steps)
         algorithm = self.algorithm
+        if not algorithm.has("decode") or not (algorithm.has("prior") or algorithm.has("encode")):
+            raise ConfigError(
+                f"walk: {self.dir} trained {self.experiment.algorithm}, which has no codes to walk "
+                "between; draw samples instead"
+            )
         with torch.no_grad():
             if algorithm.has("prior") or self.experiment.data is None:
                 ends = algorithm.prior(2 * n)
@@ -190,16 +202,28 @@ class Run:
             walked = algorithm.decode(codes.reshape(steps * n, -1)).reshape(steps, n, -1)
             return self._shaped(walked.swapaxes(0, 1))
 
-    def chain(self, n: int, frames: int, every: int = 1) -> np.ndarray:
+    def chain(self, n: int, frames: int, every: int | None = None) -> np.ndarray:
         """``(frames, n, *shape)``: every so many states of n chains that sample.
 
         A chain that ends earlier gives fewer frames; its last state is always the last frame.
 
+        Args:
+            n: how many chains.
+            frames: at most so many.
+            every: states a frame. None: one, or of a chain that ends, such as a diffusion's, frames
+                evenly spread from its beginning to its end.
+
         Raises:
             ConfigError: the model does not sample by a chain.
         """
+        _check_counts(n=n, frames=frames, every=every)
         shown: list[np.ndarray] = []
         with torch.no_grad():
+            if every is None and self.algorithm.chain_ends:
+                states = list(self.algorithm.chain(n))
+                picked = np.linspace(0, len(states) - 1, min(frames, len(states))).round()
+                return np.stack([self._shaped(states[int(i)]) for i in picked])
+            every = 1 if every is None else every
             for number, state in enumerate(self.algorithm.chain(n)):
                 last, kept = state, number % every == 0
                 if kept:
@@ -210,6 +234,60 @@ class Run:
                 if not kept:
                     shown.append(self._shaped(last))
         return np.stack(shown)
+
+    def unknown(self, prompt: str) -> list[str]:
+        """The tokens of a prompt that a language model has not learned, each once."""
+        config = self.experiment.data
+        assert config is not None
+        known = set(self.algorithm.problem.data_vocabulary)
+        return [t for t in dict.fromkeys(text.tokenize(prompt, config.tokens)) if t not in known]
+
+    def texts(
+        self,
+        n: int = 1,
+        prompt: str = "",
+        length: int | None = None,
+        method: str = "ancestral",
+        temperature: float = 1.0,
+        beams: int = 4,
+    ) -> list[str]:
+        """Texts of a language model, each the prompt with ``length`` tokens more.
+
+        Args:
+            n: how many. ``greedy`` has one; the n likeliest that ``beam`` found come in order.
+            prompt: what they begin with; tokens that the model does not know become ``<unk>``.
+            length: tokens to add; as many as a row of the training data by default.
+            method: ``ancestral`` draws, ``greedy`` takes the likeliest token each time, ``beam``
+                keeps the likeliest continuations (`rlgen.generative.decoding`).
+            temperature: of ``ancestral``.
+            beams: the width of ``beam``.
+
+        Raises:
+            ConfigError: the model is not one of texts; no such method; more texts than it finds.
+        """
+        _check_counts(n=n, length=length, beams=beams)
+        if not temperature > 0:
+            raise ConfigError(f"temperature: expected a number greater than 0, got {temperature}")
+        algorithm, config = self.algorithm, self.experiment.data
+        if config is None or not algorithm.uses_text:
+            raise ConfigError(f"{self.dir} is a run of {self.experiment.algorithm}, not of texts")
+        most = {"greedy": 1, "beam": beams}.get(method, n)
+        if n > most:
+            wider = ", or for more beams" if method == "beam" else ""
+            raise ConfigError(f"{n} texts: {method} search finds {most}; ask for fewer{wider}")
+        vocabulary, length = algorithm.problem.data_vocabulary, length or config.window
+        ids = text.encode(text.tokenize(prompt, config.tokens), vocabulary)
+        prefix, predict = torch.from_numpy(ids), algorithm.next_log_prob
+        with torch.no_grad():
+            if method == "beam":
+                rows, _ = decoding.beam_search(predict, prefix, length, beams)
+            elif method == "greedy":
+                rows = decoding.greedy(predict, prefix[None], length)
+            elif method == "ancestral":
+                rows = decoding.ancestral(predict, prefix.repeat(n, 1), length, temperature)
+            else:
+                raise ConfigError(f"method: there is no {method!r}{did_you_mean(method, METHODS)}")
+        return [text.detokenize([vocabulary[i] for i in row], config.tokens) for row in rows[:n]]
 
     def _shaped(self, rows: torch.Tensor) -> np.ndarray:
         """Rows ``(..., d)`` as arrays ``(..., *shape)``."""
@@ -224,9 +302,34 @@ class Run:
             episodes: how many; None for as many as in training.
             split: of the data: ``"validation"`` or ``"test"``.
             tick: another number, other episodes.
+
+        Raises:
+            ConfigError: there is no such split.
         """
+        _check_split(split)
         evaluation: Evaluation = self._ask_evaluator(episodes, "evaluate", tick, split)
         return evaluation
+
+    def assess(self, rows: int = 1_000, split: str = "test", tick: int = 0) -> dict[str, Estimate]:
+        """All figures that apply to a generative model (`rlgen.assessment`), with their errors.
+
+        Args:
+            rows: held-out rows to look at, and samples to draw.
+            split: of the data: ``"validation"`` or ``"test"``.
+            tick: another number, other rows and samples.
+
+        Raises:
+            ConfigError: the run is of an agent, or there is no such split.
+        """
+        _check_counts(rows=rows)
+        _check_split(split)
+        if self.experiment.data is None:
+            raise ConfigError(
+                f"assess: {self.dir} trained the agent {self.experiment.algorithm}; evaluate() "
+                "gives its return"
+            )
+        figures: dict[str, Estimate] = self._ask_evaluator(None, "assess", tick, split, rows)
+        return figures
 
     def record(
         self, output: str | Path, episodes: int = 10, seed: int = 0, overwrite: bool = False
@@ -276,3 +379,16 @@ class Run:
         host = Host("rlgen.evaluation:Evaluator", (experiment, seed), seed, threads=1)
         host.start()
         return host.call(method, self.weights, *args)
+
+
+def _check_counts(**counts: int | None) -> None:
+    """Refuse those that are less than 1."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ConfigError(f"{name}: expected at least 1, got {count}")
+
+
+def _check_split(split: str) -> None:
+    """Refuse what is no split of held-out rows."""
+    if split not in HELD_OUT:
+        raise ConfigError(f"split: there is no {split!r}{did_you_mean(split, HELD_OUT)}")

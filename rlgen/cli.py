@@ -46,6 +46,7 @@ from rlgen.sweeping import add_to as add_sweeps
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
+    from rlgen.api import Run
     from rlgen.config import Experiment
     from rlgen.scheduler import Scheduler, Summary
 
@@ -131,13 +132,22 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="Of a data set: test (the default) or validation")
     ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a data set: held-out rows, and samples, of the dear figures"),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Of a data set: only the score, no dear figures")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Evaluate the latest weights of a run: greedy episodes, or held-out data."""
     with replying(as_json, debug) as answer:
+        import dataclasses
+
         from rlgen.api import load
-        from rlgen.display import score
+        from rlgen.display import estimates, score
 
         if split is not None and split not in SPLITS:
             raise ConfigError(f"--split: there is no {split!r}{did_you_mean(split, SPLITS)}")
@@ -147,6 +157,11 @@ def evaluate(
             raise ConfigError(f"--episodes: {run} trains on data and has none; use --split")
         if not on_data and split is not None:
             raise ConfigError(f"--split: {run} trains in an environment; use --episodes")
+        if not on_data and (rows is not None or quick):
+            key = "--quick" if quick else "--rows"
+            raise ConfigError(f"{key}: {run} trains in an environment; use --episodes")
+        if quick and rows is not None:
+            raise ConfigError("--rows: are of the figures that --quick leaves out; give one")
         evaluation = loaded.evaluate(episodes, split or "test")
         answer |= {
             "run_dir": str(run),
@@ -157,14 +172,21 @@ def evaluate(
         for name, value in evaluation.items():
             if isinstance(value, float) and name not in ("mean", "std"):
                 print(f"  {name} {value:.4f}")
+        if on_data and not quick:
+            assessed = loaded.assess(rows or 1_000, split or "test")
+            answer["figures"] = {k: dataclasses.asdict(v) for k, v in assessed.items()}
+            print("\n".join(estimates(assessed)))
 
 
 @app.command()
 def sample(
     run: RunDir,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The PNG or GIF file to write")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The PNG or GIF to write; of texts, a TXT")
+    ] = None,
     count: Annotated[
-        int | None, typer.Option("-n", "--count", min=1, help="How many: 64, or 8 walks")
+        int | None,
+        typer.Option("-n", "--count", min=1, help="How many: 64, or 8 walks, or one text"),
     ] = None,
     label: Annotated[
         int | None, typer.Option(min=0, help="Of a conditional model: only of this label")
@@ -176,26 +198,54 @@ def sample(
         int | None, typer.Option(min=2, help="Of a GIF: 48; steps of a walk in a PNG: 12")
     ] = None,
     every: Annotated[
-        int | None, typer.Option(min=1, help="Of a GIF of a chain: states a frame, 1")
+        int | None,
+        typer.Option(min=1, help="Of a GIF of a chain: states a frame; 1, or to see its end"),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Of a text: what it begins with")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Of a text: ancestral (the default), greedy or beam")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="Of a text: tokens; a training window's by default")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=1e-3, help="Of ancestral texts: below 1, likelier tokens")
+    ] = None,
+    beams: Annotated[
+        int | None, typer.Option(min=1, help="Of a beam search: its width, 4 by default")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws")] = 0,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Draw samples of a generative model into a picture, or its sampling chain into a GIF."""
+    """Draw samples of a model: into a picture, its sampling chain into a GIF, texts as they are."""
     with replying(as_json, debug) as answer:
         from rlgen.api import load
 
-        check_output(output, ".png", ".gif")
-        animated = output.suffix.lower() == ".gif"
         loaded = load(run)
         if loaded.experiment.data is None:
             raise ConfigError(
                 f"sample: {run} trained the agent {loaded.experiment.algorithm}; only models of "
                 "data have samples (see 'rlgen eval' for an agent)"
             )
+        writing: dict[str, Any] = {"prompt": prompt, "method": method, "length": length}
+        writing |= {"temperature": temperature, "beams": beams}
+        drawing = {"label": label, "walk": walk or None, "frames": frames, "every": every}
+        texts = loaded.algorithm.uses_text
+        for option, value in (drawing if texts else writing).items():
+            if value is not None:
+                kind = "texts" if texts else "numbers"
+                raise ConfigError(f"--{option}: {run} trained a model of {kind}; leave it out")
+        if texts:
+            _write_texts(loaded, answer, output, count or 1, seed, writing)
+            return
+        if output is None:
+            raise ConfigError("-o: missing; give the PNG or GIF file to write")
+        check_output(output, ".png", ".gif")
+        animated = output.suffix.lower() == ".gif"
         import torch
 
+        from rlgen.display import plural
         from rlgen.generative import pictures
 
         shape = loaded.algorithm.problem.data_shape
@@ -212,22 +262,58 @@ def sample(
         count = count or (8 if walk else 64)
         frames = frames or (48 if animated else 12)
         if chained:
-            states = loaded.chain(count, frames, every or 1)
+            states = loaded.chain(count, frames, every)
             pictures.save_animation(output, states, shape)
-            made = f"{len(states)} states of {count} chains"
+            shown = len(states)
+            made = f"{shown} {plural('state', shown)} of {count} {plural('chain', count)}"
         elif animated:
             pictures.save_animation(output, loaded.walk(count, frames).swapaxes(0, 1), shape)
-            made = f"{count} walks of {frames} steps"
+            made = f"{count} {plural('walk', count)} of {frames} steps"
         elif walk:
             steps = loaded.walk(count, frames)
             pictures.save_grid(output, steps.reshape(count * frames, -1), shape, columns=frames)
-            made = f"{count} walks of {frames} steps"
+            made = f"{count} {plural('walk', count)} of {frames} steps"
         else:
             rows = loaded.sample(count, label)
             pictures.save_grid(output, rows.reshape(count, -1), shape)
-            made = f"{count} samples"
+            made = f"{count} {plural('sample', count)}"
         answer |= {"run_dir": str(run), "file": str(output), "count": count, "seed": seed}
         print(f"{made} in {output}")
+
+
+def _write_texts(
+    loaded: Run,
+    answer: dict[str, Any],
+    output: Path | None,
+    count: int,
+    seed: int,
+    options: dict[str, Any],
+) -> None:
+    """Print the texts of a language model, or write them into a file."""
+    import torch
+
+    from rlgen.generative import text
+
+    if output is not None:
+        check_output(output, ".txt")
+    method = options["method"] or "ancestral"
+    for option, needed in (("temperature", "ancestral"), ("beams", "beam")):
+        if options[option] is not None and method != needed:
+            raise ConfigError(f"--{option}: has an effect only with --method {needed}")
+    unknown = loaded.unknown(options["prompt"] or "")
+    if unknown:
+        told = ", ".join(map(repr, unknown))
+        _warn(f"--prompt: the model does not know {told}, and reads {text.UNKNOWN}")
+    torch.manual_seed(seed)
+    texts = loaded.texts(count, **{k: v for k, v in options.items() if v is not None})
+    written = "\n---\n".join(texts) + "\n"
+    answer |= {"run_dir": str(loaded.dir), "texts": texts, "seed": seed}
+    if output is None:
+        print(written, end="")
+        return
+    output.write_text(written, encoding="utf-8")
+    answer["file"] = str(output)
+    print(f"{count} {'text' if count == 1 else 'texts'} in {output}")
 
 
 @app.command()
@@ -345,10 +431,10 @@ def results(
         list[str] | None,
         typer.Argument(
             metavar="CONFIG ...",
-            help="Only these; all agents', but for some that want a GPU, by default",
+            help="Only these; all but for some that want a GPU, by default",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each configuration")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each agent; models: one")] = 5,
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed and small budgets, to see that all runs")
     ] = False,
@@ -367,40 +453,49 @@ def results(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train every agent's configuration over several seeds and write what they reached."""
+    """Train the ready configurations, agents over several seeds, and write what they reached."""
     with replying(as_json, debug) as answer:
+        from rlgen import model_results
         from rlgen import results as measuring
 
-        known = measuring.agent_configs()
+        agents, models = measuring.agent_configs(), model_results.model_configs()
         for name in configs or ():
-            if name not in known:
-                hint = did_you_mean(name, known)
-                raise ConfigError(f"bench results: no agent's configuration {name!r}{hint}")
-        wanted = configs or [name for name in known if name not in measuring.LONG]
+            if name not in agents + models:
+                hint = did_you_mean(name, agents + models)
+                raise ConfigError(f"bench results: no ready configuration {name!r}{hint}")
+        wanted = configs or [n for n in agents + models if n not in measuring.LONG]
         missing = {} if configs else dict.fromkeys(measuring.LONG, "takes hours without a GPU")
-        names = [name for name in known if name in wanted]
+        names = [name for name in agents + models if name in wanted]
         count = 1 if quick else seeds
-        measured = []
+        measured: dict[str, Any] = {}
         for number, name in enumerate(names, 1):
-            print(f"{name} ({number} of {len(names)}), {count} {'seed' if count == 1 else 'seeds'}")
+            print(f"{name} ({number} of {len(names)})")
+
+            def train(experiment: Experiment, earlier: Path | None) -> Summary:
+                return _train(experiment, earlier, quiet)
+
             try:
-                result = measuring.measure(
-                    name, range(count), quick, runs, lambda e, earlier: _train(e, earlier, quiet)
-                )
+                if name in models:
+                    measured[name] = model_results.measure(name, quick, runs, train)
+                else:
+                    measured[name] = measuring.measure(name, range(count), quick, runs, train)
             except RlgenError as error:
                 missing[name] = str(error)
                 _warn(f"{name}: {error}")
                 continue
-            if result is None:
+            if measured[name] is None:
                 raise KeyboardInterrupt("stopped; the same command goes on from here")
-            measured.append(result)
         if not measured:
             raise ConfigError("bench results: none of the configurations could be run")
         folder = output or (runs / "quick" if quick else Path("docs"))
-        page = measuring.write(measured, missing, folder, count, quick)
+        page = measuring.write(
+            [measured[name] for name in agents if name in measured],
+            [measured[name] for name in models if name in measured],
+            missing, folder, count, quick,
+        )  # fmt: skip
         answer |= {
             "page": str(page),
-            "measured": {r.experiment.name: r.summaries for r in measured},
+            "measured": {name: found.summaries for name, found in measured.items()},
             "missing": missing,
         }
         print(f"{len(measured)} configurations in {page}")
@@ -511,12 +606,16 @@ def _interruptible(scheduler: Scheduler) -> Iterator[None]:
 
 def _report(experiment: Experiment, summary: Summary) -> None:
     """What was reached, how fast, where the time went, and what to do next."""
-    from rlgen.display import number, outcome, time_table
+    from rlgen.display import number, outcome, plural, time_table
+    from rlgen.generative.text import is_text
 
     clock, run_dir = experiment.clock, summary["run_dir"]
     per_second = summary[clock] / max(summary["seconds"], 1e-9)
     print(f"{experiment.name}: {outcome(experiment, summary)}")
-    counts = [f"{number(summary[name])} {name}" for name in dict.fromkeys((clock, "updates"))]
+    counts = [
+        f"{number(summary[name])} {plural(name.removesuffix('s'), summary[name])}"
+        for name in dict.fromkeys((clock, "updates"))
+    ]
     print(f"{', '.join(counts)} in {summary['seconds']:.1f} s ({number(per_second)} {clock}/s)")
     print(", ".join(f"{name} {value:.7g}" for name, value in summary["metrics"].items()))
     print("where the time went")
@@ -530,7 +629,8 @@ def _report(experiment: Experiment, summary: Summary) -> None:
         return
     print(f"next: rlgen eval {run_dir}")
     if experiment.data is not None:
-        print(f"      rlgen sample {run_dir} -o samples.png")
+        drawn = "" if is_text(experiment.data.name) else " -o samples.png"
+        print(f"      rlgen sample {run_dir}{drawn}")
     if summary["stop_reason"] in ("env_steps", "updates", "epochs", "seconds"):
         print(f"      rlgen resume {run_dir} stop.{summary['stop_reason']}=...")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import traceback
 from collections.abc import Iterator
@@ -67,9 +68,18 @@ def replying(as_json: bool, debug: bool) -> Iterator[dict[str, Any]]:
         hint = "" if debug else "; run again with --debug to see where"
         status = _fail(answer, f"{type(error).__name__}: {error}{hint}", BUG, debug)
     if as_json:
-        print(json.dumps(answer))
+        print(json.dumps(_strict(answer), allow_nan=False))
     if status:
         raise typer.Exit(status)
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no infinite numbers, and none that are not numbers: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _strict(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _fail(answer: dict[str, Any], message: str, status: int, debug: bool) -> int:

@@ -166,21 +166,22 @@ class Crew:
         return info
 
     def land(
-        self, worker: int, batch: Any, info: Any, ask: Callable[[int], Any]
+        self, worker: int, answer: Any, ask: Callable[[int], Any]
     ) -> tuple[dict[str, Any], Any]:
         """The info and the batch of a request; asked again of a new worker if this one is lost.
 
         Args:
             worker: its number.
-            batch, info: the futures of its answer.
+            answer: its futures, of the batch and of the info.
             ask: makes the request again, and gives two new futures.
         """
         while True:
+            batch, info = answer
             try:
                 return self.heard(worker, info), batch
             except (WorkerDied, EnvironmentFailure) as error:
                 self.replace(worker, error)
-                batch, info = ask(worker)
+                answer = ask(worker)
 
     def remember(self, request: tuple[Any, ...]) -> None:
         """Take note of a request that every worker of a sync run has answered."""

@@ -61,18 +61,18 @@ class Cycle:
         landed: dict[int, tuple[dict[str, Any], Any]] = {}
         missing = list(range(len(self.crew.workers)))
         while missing:
-            asked = [(worker, *self._ask(worker)) for worker in missing]
-            landed |= {a[0]: self.crew.land(*a, self._ask) for a in asked}
+            asked = {worker: self._ask(worker) for worker in missing}
+            landed |= {w: self.crew.land(w, answer, self._ask) for w, answer in asked.items()}
             infos, batches = zip(*(landed[worker] for worker in sorted(landed)), strict=True)
             weights, report = self._update(list(infos), batches)
             try:
-                answer, missing = self.crew.answer(report, "the learner"), []
+                said, missing = self.crew.answer(report, "the learner"), []
             except BatchLost as error:
                 missing = self.crew.dead()  # of whose batches the learner had nothing
                 if not missing:
                     raise error
         self.crew.remember(self._request())
-        self._publish(list(infos), answer, weights)
+        self._publish(list(infos), said, weights)
 
     def asynchronous(self) -> None:
         """Handle whatever is ready: a batch goes to the learner, new weights to its worker."""

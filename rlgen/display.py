@@ -6,8 +6,9 @@ be read afterwards.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rlgen.algorithm import Estimate
 from rlgen.config import Experiment
 from rlgen.scheduler import Progress, Summary
 
@@ -142,15 +144,37 @@ def figures(latest: Mapping[str, Any]) -> list[str]:
 
 
 def score(evaluation: Mapping[str, Any]) -> str:
-    """An evaluation in words."""
+    """An evaluation in words: episodes with their deviation, rows with the mean's error."""
     what = "greedy return" if evaluation["metric"] == "return" else evaluation["metric"]
     unit = "episode" if "episodes" in evaluation else "row"
     count = evaluation[f"{unit}s"]
-    digits = 1 if abs(evaluation["mean"]) >= 10 else 3
+    spread = evaluation["std"]
+    if unit == "row":
+        spread /= math.sqrt(max(count - 1, 1))  # std is of the count rows, not of n - 1
+        digits = 2 if abs(evaluation["mean"]) >= 10 else 4
+    else:
+        digits = 1 if abs(evaluation["mean"]) >= 10 else 3
     return (
-        f"{what} {evaluation['mean']:.{digits}f} ± {evaluation['std']:.{digits}f} "
+        f"{what} {evaluation['mean']:.{digits}f} ± {spread:.{digits}f} "
         f"over {count:,} {plural(unit, count)}"
     )
+
+
+def estimates(found: Mapping[str, Estimate]) -> Iterator[str]:
+    """A line for each estimate: name, value, what is known of its error, note."""
+    width = max(map(len, found), default=0)
+    for name, e in found.items():
+        error = (e.high - e.low) / 2
+        # Two digits of the error, and no more of the value; two decimals where an end is infinite.
+        decimals = max(1 - math.floor(math.log10(error)), 0) if 0 < error < math.inf else 2
+        if error == 0:
+            value = f"{e.value:.6g}"
+        elif math.isclose(e.high - e.value, e.value - e.low, rel_tol=1e-3):
+            value = f"{e.value:.{decimals}f} ± {error:.{decimals}f}"
+        else:
+            value = f"{e.value:.{decimals}f} [{e.low:.{decimals}f}, {e.high:.{decimals}f}]"
+        note = f"  ({e.note})" if e.note else ""
+        yield f"  {name:{width}}  {value}{note}"
 
 
 def outcome(experiment: Experiment, summary: Summary) -> str:
@@ -165,7 +189,9 @@ def outcome(experiment: Experiment, summary: Summary) -> str:
     if reason == "interrupted":
         return f"interrupted{reached}"
     words = {"env_steps": "environment steps", "seconds": "seconds of wall clock"}
-    budget = f"{number(getattr(stop, reason))} {words.get(reason, reason)} (stop.{reason})"
+    limit = getattr(stop, reason)
+    unit = words.get(reason) or plural(reason.removesuffix("s"), limit)
+    budget = f"{number(limit)} {unit} (stop.{reason})"
     missed = f" (target {stop.target:g} not reached)" if stop.target is not None else ""
     return f"ended after {budget}{reached}{missed}"
 

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from rlgen.algorithm import write_weights
+from rlgen.algorithm import Estimate, write_weights
 from rlgen.batch import Batch, concatenate, to_tensors
 from rlgen.config import Experiment
 from rlgen.envs.vector import Environments, Step
@@ -134,6 +134,22 @@ class Evaluator:
                 columns = self.rows.columns(split, np.arange(first, min(first + ROWS, count)))
                 parts.append(dict(self.algorithm.evaluate(to_tensors(columns))))
         return {k: np.concatenate([np.asarray(part[k]) for part in parts]) for k in parts[0]}
+
+    def assess(self, weights: np.ndarray, tick: int, split: str, rows: int) -> dict[str, Estimate]:
+        """All figures that apply to a model of data, as `rlgen.assessment.assess`.
+
+        Args:
+            weights: flat shared weights.
+            tick: seeds the choice of the rows and the samples.
+            split: ``"validation"`` or ``"test"``.
+            rows: how many rows of it, at random.
+        """
+        from rlgen.assessment import assess  # what only this needs would slow every start
+
+        assert self.rows is not None
+        assert self.experiment.data is not None
+        self._prepare(weights, tick)
+        return assess(self.algorithm, self.rows, self.experiment.data.name, split, rows)
 
     def pictures(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Samples, and held-out rows with their reconstructions: ``(n, d)`` arrays each.

@@ -6,9 +6,10 @@ measured over several; a model's likelihood hardly does, and its doubt is that o
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rlgen.config import Experiment, config_names, read_config, resolve_experime
 from rlgen.display import number
 from rlgen.scheduler import Summary
 
+FIGURES = "figures.json"  # of the test rows, in a run's folder
 ROWS = 1_000  # test rows of the figures that are dear
 #: What may differ between a run and the configuration that it is counted for.
 APART = ("run", "checkpoint", "tracking")
@@ -32,12 +34,14 @@ class ModelResult:
 
     Attributes:
         experiment: of the run.
+        folder: of the run.
         summary: of the run.
         evaluation: the score and the like on the test rows, as `Run.evaluate`.
         figures: all the others, as `Run.assess`.
     """
 
     experiment: Experiment
+    folder: Path
     summary: Summary
     evaluation: dict[str, Any]
     figures: dict[str, Estimate]
@@ -55,15 +59,7 @@ def model_configs() -> list[str]:
 
 def find_run(experiment: Experiment) -> Path | None:
     """An earlier run of this experiment, ended or interrupted; None where there is none."""
-    wanted = _compared(experiment.dump())
-    for path in sorted((Path(experiment.run.dir) / experiment.name).glob(f"*/{rundir.SUMMARY}")):
-        if _compared(rundir.read_plain(path.parent)) == wanted:
-            return path.parent
-    return None
-
-
-def _compared(plain: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in plain.items() if key not in APART}
+    return rundir.find(experiment, lambda plain: {k: v for k, v in plain.items() if k not in APART})
 
 
 def measure(
@@ -91,8 +87,21 @@ def measure(
         summary = train(experiment, earlier)
     if summary["stop_reason"] == "interrupted":
         return None
-    run = load(summary["run_dir"])
-    return ModelResult(experiment, summary, run.evaluate(split="test"), run.assess(rows=ROWS))
+    folder = find_run(experiment)
+    assert folder is not None
+    return ModelResult(experiment, folder, summary, *_figures(folder))
+
+
+def _figures(folder: Path) -> tuple[dict[str, Any], dict[str, Estimate]]:
+    """The evaluation and the figures of a run on its test rows, found once and kept beside it."""
+    run, path = load(folder), folder / FIGURES
+    asked = {"checkpoint": run.checkpoint.name, "rows": ROWS}
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    if kept.get("asked") != asked:
+        figures = {name: asdict(e) for name, e in run.assess(rows=ROWS).items()}
+        kept = {"asked": asked, "evaluation": run.evaluate(split="test"), "figures": figures}
+        path.write_text(json.dumps(kept, indent=1))
+    return kept["evaluation"], {name: Estimate(**e) for name, e in kept["figures"].items()}
 
 
 def row(result: ModelResult) -> list[str]:
@@ -125,7 +134,7 @@ def section(result: ModelResult, folder: Path, pictures: str) -> list[str]:
         lines.append("")
     (folder / pictures).mkdir(parents=True, exist_ok=True)
     for shown in PICTURES_SHOWN:
-        source = Path(result.summary["run_dir"]) / rundir.PICTURES / f"{shown}.png"
+        source = result.folder / rundir.PICTURES / f"{shown}.png"
         if source.is_file():
             path = f"{pictures}/{name}-{shown}.png"
             shutil.copyfile(source, folder / path)

@@ -12,6 +12,7 @@ from rlgen.algorithm import Algorithm, Problem
 from rlgen.config import EnvConfig, Experiment
 from rlgen.envs.mdp import load_mdp
 from rlgen.envs.vector import Environments
+from rlgen.errors import ConfigError
 from rlgen.generative import data
 
 #: Every role draws from a random stream of its own, derived from the experiment's seed.
@@ -33,11 +34,18 @@ def load_problem(experiment: Experiment) -> Problem:
     algorithm = registry.resolve(experiment.algorithm)
     if experiment.data is not None:
         rows = data.load(experiment.data, experiment.seed)
+        if algorithm.uses_text != bool(rows.vocabulary):
+            needs = "texts: fables, or FILE.txt" if algorithm.uses_text else "numbers, not texts"
+            raise ConfigError(
+                f"data.name: {experiment.algorithm} models {needs} (got {experiment.data.name!r})"
+            )
         problem = Problem(
             data_mean=rows.mean(),
             data_range=rows.range(),
+            data_outside=rows.outside,
             data_shape=rows.shape,
             data_count=rows.count("train"),
+            data_vocabulary=rows.vocabulary,
             data_classes=rows.classes,
             network=experiment.network,
         )

@@ -44,14 +44,26 @@ AGENTS = {
 MODELS = {
     "autoencoder": "rlgen.generative.autoencoder:Autoencoder",
     "bernoulli-mixture": "rlgen.generative.bernoulli_mixture:BernoulliMixture",
+    "boltzmann-machine": "rlgen.generative.boltzmann_machine:FullBoltzmann",
+    "dbm": "rlgen.generative.dbm:DBM",
+    "dbn": "rlgen.generative.dbn:DBN",
+    "dbn-classifier": "rlgen.generative.dbn_classifier:DBNClassifier",
+    "ddpm": "rlgen.generative.ddpm:DDPM",
+    "gan": "rlgen.generative.gan:GAN",
     "gaussian": "rlgen.generative.gaussian:Gaussian",
     "gaussian-mixture": "rlgen.generative.gaussian_mixture:GaussianMixture",
     "histogram": "rlgen.generative.histogram:Histogram",
+    "hopfield": "rlgen.generative.hopfield:Hopfield",
     "kernel-density": "rlgen.generative.kernel_density:KernelDensity",
+    "ngram": "rlgen.generative.ngram:NGram",
     "rbm": "rlgen.generative.rbm:RBM",
+    "realnvp": "rlgen.generative.realnvp:RealNVP",
+    "recurrent-lm": "rlgen.generative.recurrent_lm:RecurrentLM",
     "sparse-coding": "rlgen.generative.sparse_coding:SparseCoding",
     "stacked-autoencoder": "rlgen.generative.stacked_autoencoder:StackedAutoencoder",
+    "transformer-lm": "rlgen.generative.transformer_lm:TransformerLM",
     "vae": "rlgen.generative.vae:VAE",
+    "wgan": "rlgen.generative.wgan:WGAN",
 }
 
 

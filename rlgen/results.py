@@ -91,11 +91,7 @@ def experiment_of(name: str, seed: int, quick: bool, runs_dir: Path) -> Experime
 
 def find_run(experiment: Experiment) -> Path | None:
     """An earlier run of exactly this experiment, ended or interrupted; None where there is none."""
-    folder, wanted = Path(experiment.run.dir) / experiment.name, experiment.dump()
-    for path in sorted(folder.glob(f"*/{rundir.SUMMARY}")):
-        if rundir.read_plain(path.parent) == wanted:
-            return path.parent
-    return None
+    return rundir.find(experiment, lambda plain: plain)
 
 
 def measure(

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 import secrets
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,27 @@ def read_experiment(run_dir: Path) -> Experiment:
         CheckpointError: the directory is not a run.
     """
     return resolve_experiment(read_plain(run_dir))
+
+
+def find(
+    experiment: Experiment, compared: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Path | None:
+    """An earlier run of an experiment, ended or interrupted; None where there is none.
+
+    Args:
+        experiment: of which a run is looked for, in its own ``run.dir``.
+        compared: what of the plain configurations has to be equal. A setting that a run's rlgen did
+            not have yet has its default.
+    """
+    wanted = compared(experiment.dump())
+    for path in sorted((Path(experiment.run.dir) / experiment.name).glob(f"*/{SUMMARY}")):
+        try:
+            found = read_experiment(path.parent).dump()
+        except ConfigError:
+            continue  # of an rlgen with other settings
+        if compared(found) == wanted:
+            return path.parent
+    return None
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:

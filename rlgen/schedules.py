@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 
@@ -10,6 +12,11 @@ def linear(start: float, end: float, steps: int, now: int) -> float:
     if now >= steps:
         return end
     return start + (end - start) * now / steps
+
+
+def inverse_sigmoid(k: float, now: int) -> float:
+    """k / (k + exp(now / k)) for k >= 1: from k / (k + 1) at 0, slowly and then steeply, to 0."""
+    return k / (k + math.exp(min(now / k, 700.0)))  # a larger power is too large for a float
 
 
 def glie(start: float, half: int, visits: np.ndarray) -> np.ndarray:

@@ -182,7 +182,7 @@ def test_ten_units_beat_ten_principal_components(tmp_path: Path) -> None:
     [
         ("hyperparameters.kl=0.1", r"hyperparameters: kl=0\.1 needs code=sigmoid, activations"),
         ("hyperparameters.target=0.1", r"hyperparameters: target=0\.1 needs a weight, kl > 0"),
-        ("data.name=two_moons", r"hyperparameters\.output: 'sigmoid' needs data in \[0, 1\]; use"),
+        ("data.name=two_moons", r"hyperparameters\.output: 'sigmoid' needs data in \[0, 1\], not"),
         ("network.layer_norm=true", r"network\.layer_norm: a tied decoder has none; set it to"),
     ],
 )

@@ -152,7 +152,23 @@ def test_reads_npz(tmp_path: Path) -> None:
         ({"x": np.array([["a"], ["b"]])}, r"found 'x' of shape \(2, 1\) and dtype <U1"),
         ({"x": np.array([[{}], [1]], object)}, r"cannot be read \(Object arrays cannot be loaded"),
         ({"x": np.zeros((3, 2)), "y": np.zeros(2, int)}, r"found 'y' of shape \(2,\)"),
-        ({"x": np.array([[0.0], [np.nan], [1.0], [2.0]])}, r"values that are not finite"),
+        ({"x": np.zeros((0, 2))}, r"found 'x' of shape \(0, 2\)"),
+        (
+            {"x": np.array([[0.0, 1.0], [1.0, np.nan], [np.nan, 0.0], [2.0, 0.0]])},
+            r"needs finite values, not nan in row 1, column 1$",
+        ),
+        (
+            {"x": np.where(np.arange(24) < 17, 0.0, -np.inf).reshape(4, 2, 3)},
+            r"needs finite values, not -inf in row 2, pixel \(1, 2\)$",
+        ),
+        (
+            {"x": np.zeros((5, 2)), "y": np.array([0, 1, -3, 1, -1])},
+            r"has the label -3 in row 2; expected 0, 1, 2 and so on, less than its 5 rows$",
+        ),
+        (
+            {"x": np.zeros((5, 2)), "y": np.array([0, 4, 1, 5, 2**63], np.uint64)},
+            r"has the label 5 in row 3; expected 0, 1, 2",
+        ),
         ({"x": np.zeros((2, 2))}, r"has 2 rows; with 1 for validation and 1 for the test none"),
     ],
 )
@@ -170,17 +186,60 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "set.npz"
     for content in (b"", b"not an archive", b"PK\x03\x04 broken"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match=r"cannot be read \(it is no archive of arrays\)"):
             data.load(DataConfig(name=str(path)), 0)
     with pytest.raises(DataError, match=r"data\.name: there is no file .*none\.npz"):
         data.load(DataConfig(name=str(tmp_path / "none.npz")), 0)
 
 
 def test_binarize_needs_pixels() -> None:
-    with pytest.raises(
-        DataError, match=r"data\.binarize: the values of 'ring' are not in \[0, 1\]"
-    ):
+    message = r"binarize: the values of 'ring' are not in \[0, 1\], such as -[\d.]+ in row \d+, col"
+    with pytest.raises(DataError, match=message):
         data.load(DataConfig(name="ring", binarize=True, size=100), 0)
+
+
+def test_labels_that_only_the_test_files_have_are_refused(tmp_path: Path) -> None:
+    write_set(tmp_path / "mine")
+    labels = np.array([0, 9, 3, 10, 11, 2], np.uint8)
+    path = tmp_path / "mine" / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(idx_bytes(labels), mtime=0))
+    message = r"'mine' has the label 10 in test row 3; those of the training rows go from 0 to 9"
+    with pytest.raises(DataError, match=message):
+        data.load(DataConfig(name="mine", root=tmp_path), 0)
+
+
+def test_a_label_may_be_missing_and_the_largest_one_counts(tmp_path: Path) -> None:
+    path = tmp_path / "set.npz"
+    np.savez(path, x=np.zeros((10, 1)), y=np.array([3, 8] * 5))
+    assert data.load(DataConfig(name=str(path)), 0).classes == 9
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_values_outside_a_range_are_found_in_the_order_of_the_file(
+    tmp_path: Path, seed: int
+) -> None:
+    """Whatever split the rows went to: the index is the file's own."""
+    path = tmp_path / "set.npz"
+    x = np.full((40, 2, 3), 0.5)
+    x[31, 0, 2], x[17, 1, 0], x[17, 1, 1], x[25, 0, 0] = -0.25, 1.5, -7.0, -9.0
+    np.savez(path, x=x)
+    dataset = data.load(DataConfig(name=str(path), validation=0.3, test=0.3), seed)
+    assert dataset.outside(0, 1) == "1.5 in row 17, pixel (1, 0)"
+    assert dataset.outside(-8, 2) == "-9 in row 25, pixel (0, 0)"
+    assert dataset.outside(-9, 1.5) == ""
+    flat = x.reshape(40, 6)
+    np.savez(path, x=flat)
+    again = data.load(DataConfig(name=str(path), validation=0.3, test=0.3), seed)
+    assert again.outside(0, 1) == "1.5 in row 17, column 3"
+    for split in data.SPLITS:  # which the origins say
+        rows = again.rows(split, np.arange(again.count(split)))
+        np.testing.assert_array_equal(rows, flat[again.origin[split]].astype(np.float32))
+
+
+def test_pixels_are_never_outside_and_binary_values_are_0_and_1() -> None:
+    assert data.load(DataConfig(name="digits"), 0).outside(0, 1) == ""
+    assert data.load(DataConfig(name="digits", binarize=True), 0).outside(0, 1) == ""
+    assert data.load(DataConfig(name="digits"), 0).outside(0, 0.5).startswith("0.8125 in row 0, p")
 
 
 def test_openml_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,11 @@ def test_small_images_are_enlarged_without_blur(tmp_path: Path) -> None:
     np.testing.assert_array_equal(written[factor - 1 :: factor, ::factor], grid(rows, (8, 8), 8))
 
 
+def test_few_images_leave_no_places_blank(tmp_path: Path) -> None:
+    save_grid(tmp_path / "grid.png", np.zeros((3, 64)), (8, 8))
+    assert Image.open(tmp_path / "grid.png").size == (7 * (3 * 9 + 1), 7 * (9 + 1))
+
+
 def test_reconstructions_stand_below_their_originals(tmp_path: Path) -> None:
     originals = np.ones((3, 16)) * np.array([[0.2], [0.4], [0.6]])
     save_reconstructions(tmp_path / "r.png", originals, originals + 0.2, (4, 4), columns=2)
@@ -76,6 +81,16 @@ def test_points_are_plotted(tmp_path: Path) -> None:
     # Only the second picture has points of the second colour (orange: red well above blue).
     orange = [any(int(r) - int(b) > 60 for r, _, b in found) for found in colours]
     assert orange == [False, True]
+
+
+def test_no_point_lies_under_the_legend(tmp_path: Path) -> None:
+    corners = np.array([[x, y] for x in (-1.0, 1.0) for y in (-1.0, 1.0)])
+    save_grid(tmp_path / "s.png", corners, (2,))
+    red, _, blue = np.moveaxis(np.asarray(Image.open(tmp_path / "s.png").convert("RGB")), 2, 0)
+    seen = (blue.astype(int) - red > 60)[50:]  # below the legend
+    middle = len(seen) // 2
+    ends = [part.sum() for half in (seen[:middle], seen[middle:]) for part in np.split(half, 2, 1)]
+    assert min(ends) > 0.7 * max(ends) > 5
 
 
 @pytest.mark.parametrize(

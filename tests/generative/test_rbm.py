@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlgen.algorithm import Problem, read_weights
 from rlgen.batch import to_tensors
-from rlgen.config import load_experiment
+from rlgen.config import config_names, load_experiment, resolve_experiment
 from rlgen.errors import ConfigError
 from rlgen.generative import data
 from rlgen.generative.boltzmann import (
@@ -22,6 +22,7 @@ from rlgen.generative.boltzmann import (
     hidden_input,
     log_partition,
     pseudo_log_likelihood,
+    temper,
     visible_input,
 )
 from rlgen.generative.rbm import RBM
@@ -175,7 +176,7 @@ def test_contrastive_divergence_comes_to_the_gradient_as_k_grows() -> None:
 def algorithm(visible: int = 4, hidden: int = 3, **config: object) -> RBM:
     torch.manual_seed(0)
     mean = np.full(visible, 0.4, np.float32)
-    problem = Problem(data_mean=mean, data_shape=(visible,))
+    problem = Problem(data_mean=mean, data_shape=(visible,), data_count=4)
     given = RBM.Config.model_validate({"hidden": hidden, **config})
     return RBM(given, problem, np.random.default_rng(0))
 
@@ -189,7 +190,7 @@ def test_one_update_is_the_expected_direction(k: int) -> None:
     p = torch.tensor([0.4, *[0.0] * 8, 0.35, 0.0, 0.0, 0.25, 0.0, 0.0, 0.0]).double()
     rows = V.float().repeat_interleave((p * 200_000).round().long(), 0)
     batch = model.process({"x": rows})
-    assert set(batch) == {"x", "hidden", "fantasy", "fantasy_hidden"}
+    assert set(batch) == {"x", "hidden", "fantasy", "ended", "reconstruction_error"}
     assert set(batch["fantasy"].flatten().tolist()) == {0.0, 1.0}
     # The chains' ends have the enumerated distribution p K^k (error of 200,000 draws: 0.001).
     codes = (batch["fantasy"] @ torch.tensor([8.0, 4.0, 2.0, 1.0])).long()
@@ -209,11 +210,12 @@ def test_momentum_and_weight_decay() -> None:
         "x": rows,
         "hidden": torch.tensor([[0.2, 0.4, 0.6]]),
         "fantasy": torch.tensor([[0.0, 0.0, 1.0, 1.0]]),
-        "fantasy_hidden": torch.tensor([[0.1, 0.5, 0.5]]),
+        "ended": torch.tensor([[0.1, 0.5, 0.5]]),
+        "reconstruction_error": torch.tensor([0.5]),
     }
     model = algorithm(learning_rate=0.1, momentum=0.5, weight_decay=0.01)
     w = model.network.weight.clone()
-    gradient = rows.T @ batch["hidden"] - batch["fantasy"].T @ batch["fantasy_hidden"]
+    gradient = rows.T @ batch["hidden"] - batch["fantasy"].T @ batch["ended"]
     metrics = model.update(batch)
     velocity = gradient - 0.01 * w
     w = w + 0.1 * velocity
@@ -222,9 +224,9 @@ def test_momentum_and_weight_decay() -> None:
     w = w + 0.1 * (0.5 * velocity + gradient - 0.01 * w)
     torch.testing.assert_close(model.network.weight.data, w)
     # The biases have momentum and no decay: two steps move b by lr (1 + 1.5) of the difference.
-    expected = 0.1 * 2.5 * (batch["hidden"] - batch["fantasy_hidden"])[0]
+    expected = 0.1 * 2.5 * (batch["hidden"] - batch["ended"])[0]
     torch.testing.assert_close(model.network.hidden_bias.data, expected)
-    assert float(metrics["reconstruction_error"]) == 0.5  # two of four values
+    assert float(metrics["reconstruction_error"]) == 0.5
     assert float(metrics["hidden_activity"]) == pytest.approx(0.4)
 
 
@@ -248,8 +250,113 @@ def test_the_parts_of_several_workers_may_be_empty() -> None:
     model = algorithm()
     batch = model.process({"x": torch.zeros(0, 4)})
     assert {name: column.shape for name, column in batch.items()} == {
-        "x": (0, 4), "hidden": (0, 3), "fantasy": (0, 4), "fantasy_hidden": (0, 3),
+        "x": (0, 4), "hidden": (0, 3), "fantasy": (0, 4), "ended": (0, 3),
+        "reconstruction_error": (0,),
     }  # fmt: skip
+
+
+def test_persistent_chains_go_on_whatever_the_rows_are() -> None:
+    model = algorithm(negative="pcd", chains=50_000, k=2)
+    exact_model = machine(scale=1.5)
+    model.network.load_state_dict(exact_model.state_dict())
+    start = model.chains[0].double() @ torch.tensor([8.0, 4.0, 2.0, 1.0]).double()
+    p = torch.bincount(start.long(), minlength=16).double() / 50_000
+    for _ in range(2):  # of a single row that is far from them
+        batch = model.process({"x": torch.ones(1, 4)})
+        assert batch["fantasy"].shape == (50_000, 4)
+        assert batch["hidden"].shape == (1, 3)
+        torch.testing.assert_close(batch["ended"], torch.sigmoid(
+            hidden_input(model.network, batch["fantasy"])))  # fmt: skip
+        p = p @ torch.linalg.matrix_power(kernel(exact_model), 2)
+        codes = batch["fantasy"] @ torch.tensor([8.0, 4.0, 2.0, 1.0])
+        found = torch.bincount(codes.long(), minlength=16).double() / 50_000
+        torch.testing.assert_close(found, p, atol=0.011, rtol=0)  # 5 deviations at most
+        torch.testing.assert_close(model.chains[0], batch["fantasy"])
+
+
+def two_modes() -> BoltzmannMachine:
+    """Eight visible units that are all off or all on: Gibbs chains take ages between the two."""
+    rbm = BoltzmannMachine(8, 1)
+    rbm.weight.fill_(8.0)
+    rbm.visible_bias.fill_(-4.0)
+    rbm.hidden_bias.fill_(-32.0)  # so both are as likely
+    return rbm
+
+
+def test_tempered_chains_find_both_modes_where_others_do_not() -> None:
+    rbm = two_modes()
+    states = torch.tensor(list(itertools.product([0.0, 1.0], repeat=8)))
+    p = (-free_energy(rbm, states)).softmax(0)
+    assert float(p @ states[:, 0]) == pytest.approx(0.5, abs=1e-4)
+    torch.manual_seed(0)
+    stuck = torch.zeros(2000, 8)
+    end, _ = gibbs(rbm, torch.sigmoid(hidden_input(rbm, stuck)), 100)
+    assert float(end.mean()) < 0.05
+    betas = torch.linspace(1, 0, 6)[:, None, None]
+    base = torch.zeros(8)
+    chains, accepted = temper(rbm, torch.zeros(6, 2000, 8), betas, base, 300)
+    assert 0.05 < float(accepted) < 0.95
+    assert float(chains[0].mean()) == pytest.approx(0.5, abs=0.05)
+    assert float((chains[0].mean(1) - 0.5).abs().min()) > 0.2  # no chain is between the modes
+    assert float(chains[-1].mean()) == pytest.approx(0.5, abs=0.02)  # coin tosses
+    assert set(chains[-1].sum(1).tolist()) > {2.0, 3.0, 4.0, 5.0, 6.0}
+
+
+def test_tempering_keeps_the_distribution_of_every_temperature() -> None:
+    rbm, base = machine(scale=1.5), torch.tensor([1.0, -1.0, 0.5, 0.0]).double()
+    betas = torch.tensor([1.0, 0.6, 0.2]).double()[:, None, None]
+    p = (-free_energy(rbm, V, betas, base)).softmax(-1)  # (3, 16)
+    torch.testing.assert_close(p[0], joint(rbm).sum(1))
+    torch.manual_seed(0)
+    rows = torch.stack([V[torch.multinomial(each, 100_000, replacement=True)] for each in p])
+    end, accepted = temper(rbm, rows, betas, base, 2)
+    codes = (end @ torch.tensor([8.0, 4.0, 2.0, 1.0]).double()).long()
+    found = torch.stack([torch.bincount(each, minlength=16) for each in codes]) / 100_000
+    torch.testing.assert_close(found.double(), p, atol=0.008, rtol=0)  # 5 deviations at most
+    assert 0 < float(accepted) < 1
+    assert not torch.equal(end[0], rows[0])
+
+
+def test_temperatures_that_are_the_same_always_swap() -> None:
+    rbm = machine()
+    betas = torch.ones(3, 1, 1).double()
+    _, accepted = temper(rbm, V[None].repeat(3, 1, 1), betas, torch.zeros(4).double(), 1)
+    assert float(accepted) == 1.0
+
+
+def test_the_rate_falls_to_zero_and_sparsity_pulls_at_the_biases() -> None:
+    torch.manual_seed(0)
+    batch = {"x": torch.zeros(2, 4), "hidden": torch.full((2, 3), 0.7),
+             "fantasy": torch.zeros(5, 4), "ended": torch.full((5, 3), 0.7)}  # fmt: skip
+    given = {"learning_rate": 0.1, "momentum": 0.0, "decay_epochs": 2, "weight_decay": 0.0}
+    model = algorithm(**given, sparsity_cost=0.5, sparsity_target=0.2)
+    assert model.problem.data_count == 4  # so that the rate is 0 after 8 rows
+    steps = []
+    for _ in range(6):
+        before = model.network.hidden_bias.clone()
+        model.update(batch)
+        steps.append(float((model.network.hidden_bias - before)[0]))
+    # The phases agree: all that is left is 0.5 (0.2 - 0.7), at 0.1 (1 - seen / 8).
+    expected = [-0.25 * 0.1 * (1 - seen / 8) for seen in (0, 2, 4, 6, 8, 8)]
+    np.testing.assert_allclose(steps, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sigma": 0.5}, "sigma has an effect only with Gaussian units"),
+        ({"levels": 5}, "levels has an effect only with units=multinomial-bernoulli"),
+        ({"chains": 50}, "chains has an effect only with negative=pcd or tempering"),
+        ({"negative": "pcd", "temperatures": 5}, "only with negative=tempering"),
+        ({"sparsity_target": 0.2}, "sparsity_target has an effect only with sparsity_cost > 0"),
+        ({"units": "bernoulli-gaussian", "sparsity_cost": 1.0}, "only with binary hidden units"),
+        ({"units": "gaussian-gaussian"}, "bernoulli-gaussian"),
+    ],
+)
+def test_settings_without_an_effect_are_refused(given: dict[str, object], message: str) -> None:
+    plain = {"algorithm": "rbm", "hyperparameters": given, "data": {"name": "digits"}}
+    with pytest.raises(ConfigError, match=message):
+        resolve_experiment({"name": "x", **plain, "stop": {"epochs": 1}})
 
 
 def test_samples_come_from_the_model() -> None:
@@ -287,10 +394,9 @@ def test_gibbs_leaves_the_model_distribution_alone() -> None:
 def test_it_refuses_values_outside_the_unit_interval() -> None:
     mean = np.array([0.2, 0.3], np.float32)  # of values that are not
     problem = Problem(data_mean=mean, data_range=(-0.5, 1.0), data_shape=(2,))
-    with pytest.raises(
-        ConfigError, match=r"data\.name: rbm needs values in \[0, 1\].*not in \[-0.5, 1\]"
-    ):
-        RBM.check(problem)
+    expected = r"hyperparameters\.units: bernoulli-bernoulli needs values in \[0, 1\].*\[-0.5, 1\]"
+    with pytest.raises(ConfigError, match=expected):
+        RBM(RBM.Config(), problem, np.random.default_rng(0))
 
 
 def test_learning_raises_the_exact_likelihood_of_digits() -> None:
@@ -319,8 +425,7 @@ def test_learning_raises_the_exact_likelihood_of_digits() -> None:
 
 
 def test_the_ready_configurations_load() -> None:
-    for name in ("rbm-digits", "rbm-mnist"):
-        experiment = load_experiment(name)
-        assert experiment.source == "data"
-        assert experiment.data is not None
-        assert experiment.data.binarize
+    names = [name for name in config_names() if name.startswith("rbm-")]
+    assert len(names) >= 8
+    for name in names:
+        assert load_experiment(name).algorithm == "rbm"

@@ -54,6 +54,23 @@ def test_a_model_samples_and_does_not_act(tmp_path):
         run.act(np.zeros(64))
 
 
+def test_numbers_and_splits_out_of_range_are_refused(tmp_path):
+    run = train("gaussian", tmp_path)
+    for call, message in (
+        (lambda: run.sample(-1), "n: expected at least 1, got -1"),
+        (lambda: run.assess(0), "rows: expected at least 1, got 0"),
+        (lambda: run.walk(2, 0), "steps: expected at least 1, got 0"),
+        (lambda: run.chain(2, 5, 0), "every: expected at least 1, got 0"),
+        (lambda: run.texts(length=0), "length: expected at least 1, got 0"),
+        (lambda: run.texts(temperature=0), "temperature: expected a number greater than 0, got 0"),
+        (lambda: run.evaluate(split="tests"), "split: there is no 'tests'; did you mean 'test'?"),
+        (lambda: run.assess(split="train"), "split: there is no 'train'; known: test, validation"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            call()
+        assert str(caught.value) == message
+
+
 def test_evaluations_repeat_and_other_ticks_differ(tmp_path):
     run = train("a3c", tmp_path)
     assert run.evaluate(episodes=7) == run.evaluate(episodes=7)

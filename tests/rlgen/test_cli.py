@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -20,7 +21,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rlgen import __version__, cli, display, load
+from rlgen.command import replying
 from rlgen.config import load_experiment
+from rlgen.errors import ConfigError
 from rlgen.scheduler import Progress
 
 PLANNER = ["value-iteration-frozenlake", "stop.updates=5", "evaluation.episodes=2"]
@@ -63,6 +66,12 @@ def model_run(tmp_path_factory):
 
 
 # --- answers ------------------------------------------------------------------------------------
+
+
+def test_numbers_that_json_does_not_have_are_null(capsys):
+    with replying(as_json=True, debug=False) as found:
+        found |= {"low": -math.inf, "parts": [1.0, (math.nan, 2)], "name": "inf"}
+    assert capsys.readouterr().out == '{"low": null, "parts": [1.0, [null, 2]], "name": "inf"}\n'
 
 
 def test_the_version_is_that_of_the_package():
@@ -172,9 +181,51 @@ def test_eval_of_an_agent_counts_episodes(agent_run):
 
 
 def test_eval_of_a_model_takes_a_split(model_run):
-    test, validation = (answer("eval", model_run, "--split", s) for s in ("test", "validation"))
-    assert answer("eval", model_run) == test
+    splits = ("test", "validation")
+    test, validation = (answer("eval", model_run, "--quick", "--split", s) for s in splits)
+    assert answer("eval", model_run, "--quick") == test
     assert test["mean"] != validation["mean"] and test["rows"] > 100
+
+
+def test_eval_of_a_model_adds_its_dear_figures_with_errors(model_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("rlgen.generative.features._SEEN", 1000)  # a hasty classifier
+    found = answer("eval", model_run, "--rows", 60)
+    assert found.items() >= answer("eval", model_run, "--quick").items()
+    figures = found["figures"]
+    expected = "mmd sliced_wasserstein frechet precision recall code_accuracy"
+    assert set(expected.split()) <= set(figures)
+    for figure in figures.values():
+        assert set(figure) == {"value", "low", "high", "note"}
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    lines = rlgen("eval", model_run, "--rows", 60).stdout.splitlines()
+    value, error = figures["recall"]["value"], figures["recall"]["high"]
+    [line] = [line for line in lines if line.split()[0] == "recall"]
+    assert float(line.split()[1]) == pytest.approx(value, abs=1e-2)
+    assert float(line.split()[3]) == pytest.approx(error - value, rel=0.1)
+    assert "(features, validation rows " in line
+
+
+BAD = {
+    "finite": ({"x": [[0, 1], [0, np.nan]] * 20}, "not nan in row 1, column 1"),
+    "shape": ({"x": [1.0, 2.0]}, "found 'x' of shape (2,)"),
+    "empty": ({"x": np.zeros((0, 4))}, "found 'x' of shape (0, 4)"),
+    "too few": ({"x": np.zeros((2, 4))}, "has 2 rows; with 1 for validation and 1 for the test"),
+    "label": ({"x": np.zeros((20, 4)), "y": [0, -1] * 10}, "has the label -1 in row 1"),
+    "support": ({"x": [[0, 1], [0, 1], [2, 1], [-1, 0]] * 9}, "not 2 in row 2, column 0"),
+}
+OF_UNITS = ("rbm-digits", "bernoulli-mixture-digits", "stacked-autoencoder-digits", "dbn-digits")
+
+
+@pytest.mark.parametrize(
+    ("config", "mistake"),
+    [*(("vae-digits", mistake) for mistake in BAD), *((config, "support") for config in OF_UNITS)],
+)
+def test_bad_data_are_refused_before_the_training(in_tmp, config, mistake):
+    arrays, message = BAD[mistake]
+    np.savez("bad.npz", **{name: np.array(rows) for name, rows in arrays.items()})
+    refused(message, "train", config, "data={name: bad.npz}", "--quiet")
+    assert [p.name for p in Path().iterdir()] == ["bad.npz"]  # not even a run's folder
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +262,41 @@ def test_a_chain_is_an_animation_of_its_states(chain_run, tmp_path):
     np.testing.assert_array_equal(third, every[::3])
 
 
+def test_a_chain_that_ends_is_shown_to_its_end(tmp_path):
+    short = ["hyperparameters.steps=40", "hyperparameters.sampling_steps=40", "stop.epochs=1"]
+    run_dir = run_in(tmp_path, ["ddpm-two-moons", "data.size=400", *short])
+    run = load(run_dir)
+    assert run.algorithm.chain_ends  # built here, which draws
+    torch.manual_seed(0)
+    states = run.chain(3, 99)
+    assert states.shape == (41, 3, 2)  # all that there are
+    torch.manual_seed(0)
+    np.testing.assert_array_equal(run.chain(3, 5), states[::10])
+    torch.manual_seed(0)
+    np.testing.assert_array_equal(run.chain(3, 5, every=2), states[:10:2])
+    answer("sample", run_dir, "-o", tmp_path / "a.gif", "-n", 9, "--frames", 5)
+    first, *_, last = (frame < 200 for frame in frames_of(tmp_path / "a.gif"))
+    assert (first != last).any()
+
+
+def test_weights_of_another_network_are_refused(model_run, tmp_path):
+    shutil.copytree(model_run, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("latent: ", "latent: 1"))
+    for asked in (["eval"], ["sample", "-o", tmp_path / "x.png"]):
+        refused("weights, but VAE has", *asked, tmp_path / "run")
+
+
+def test_models_without_codes_or_samples_say_so(tmp_path):
+    gaussian = run_in(tmp_path, ["gaussian-digits"])
+    refused("trained gaussian, which has no codes to walk between", "sample", gaussian, "--walk",
+            "-o", tmp_path / "x.png")  # fmt: skip
+    coder = run_in(tmp_path, ["autoencoder-digits", "stop.epochs=1"])
+    refused("trained autoencoder, which does not sample", "sample", coder, "-o", tmp_path / "x.png")
+    with pytest.raises(ConfigError, match="there is no label -1; the data has 10 labels"):
+        load(gaussian).sample(2, label=-1)
+
+
 def test_options_without_an_effect_on_samples_are_refused(model_run, chain_run, tmp_path):
     png, gif = tmp_path / "x.png", tmp_path / "x.gif"
     refused("--every: only a GIF of a sampling chain", "sample", model_run, "-o", gif, "--every", 2)
@@ -230,6 +316,13 @@ def test_sample_draws_a_picture_that_its_seed_repeats(model_run, tmp_path):
         answer("sample", model_run, "-o", tmp_path / f"{name}.png", "-n", 5, "--seed", seed)
     a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert a == b != c
+
+
+def test_rows_are_scored_with_the_error_of_their_mean():
+    rows = {"metric": "elbo", "mean": -20.0, "std": 3.0, "rows": 101}
+    assert display.score(rows) == "elbo -20.00 ± 0.30 over 101 rows"
+    rows = {"metric": "accuracy", "mean": 0.9, "std": 0.3, "rows": 1}
+    assert display.score(rows) == "accuracy 0.9000 ± 0.3000 over 1 row"
 
 
 # --- progress -----------------------------------------------------------------------------------
@@ -432,6 +525,9 @@ def test_options_that_do_not_fit_the_run_are_refused(agent_run, model_run, in_tm
     refused("trains in an environment", "eval", agent_run, "--split", "test")
     refused("trains on data", "eval", model_run, "--episodes", 3)
     refused("did you mean 'validation'?", "eval", model_run, "--split", "valid")
+    refused("--rows: ", "eval", agent_run, "--rows", 10)
+    refused("--quick: ", "eval", agent_run, "--quick")
+    refused("--rows: ", "eval", model_run, "--quick", "--rows", 10)
     refused("ends in .png or .gif, got 'x.jpg'", "sample", model_run, "-o", "x.jpg")
     refused("there is no folder 'no'", "sample", model_run, "-o", "no/x.png")
     assert list(in_tmp.iterdir()) == []

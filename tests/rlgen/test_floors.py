@@ -19,8 +19,8 @@ FLOORS = {
     2: "agents envs generative configs",
     3: "problem rollout sources learner peers evaluation assessment",
     4: "plan crew cycle scheduler",
-    5: "api cli command chaos jobs shipping deploy plots figures display doctor results model_results "
-    "sweeps sweeping __init__ __main__",
+    5: "api cli command chaos jobs shipping deploy plots figures display doctor results "
+    "model_results sweeps sweeping __init__ __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 OWNERS = {"ray": "rlgen.backends.", "wandb": "rlgen.tracking"}

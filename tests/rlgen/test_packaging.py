@@ -92,4 +92,6 @@ def test_the_wheel_holds_every_source_and_configuration(tmp_path):
     ready = [*config_names(), *sweep_names()]
     expected |= {f"rlgen/configs/{name}.yaml" for name in ready} | {"rlgen/py.typed"}
     expected |= {f"rlgen/configs/{path.name}" for path in (ROOT / "configs").glob("*.npz")}
+    texts = (ROOT / "generative" / "texts").glob("*.txt")
+    expected |= {f"rlgen/generative/texts/{path.name}" for path in texts}
     assert {name for name in held if ".dist-info/" not in name} == expected

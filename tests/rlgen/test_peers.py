@@ -27,6 +27,7 @@ EXACT: dict[str, dict[str, Any]] = {
     "impala": {},
     "dqn": {},
     "ddpg": {},
+    "transformer-lm": {"hyperparameters.dropout": 0.0},
 }
 
 

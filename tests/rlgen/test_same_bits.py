@@ -33,4 +33,4 @@ def test_inline_and_ray_give_the_same_bits(name, tmp_path, monkeypatch, pool):
 
 
 # Which draw no random numbers:
-NO_CHANCE = {"max-ent-irl", "policy-evaluation", "policy-iteration", "value-iteration"}
+NO_CHANCE = {"max-ent-irl", "ngram", "policy-evaluation", "policy-iteration", "value-iteration"}

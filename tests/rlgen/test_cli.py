@@ -515,7 +515,7 @@ def test_a_checkpoint_of_another_algorithm_is_refused(tmp_path, agent_run):
 
 def test_a_resumed_run_stays_the_same_experiment(agent_run):
     before = tree(agent_run)
-    refused("seed: a resumed run may change scheduler, stop", "resume", agent_run, "seed=4")
+    refused("seed: a resumed run may change scheduler, fault, stop", "resume", agent_run, "seed=4")
     refused("stop.env_steps: this run is already there", "resume", agent_run, "stop.target=")
     assert tree(agent_run) == before
 

@@ -38,6 +38,9 @@ def free_ports(count):
     return found
 
 
+pytestmark = pytest.mark.slow  # a head of its own, and a job takes half a minute
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
     """A head that asks for a token; the Pythons on its PATH are none."""
@@ -238,7 +241,6 @@ def test_mistakes_are_refused_before_anything_is_sent(head, done):
     assert "did you mean 'first'" in error("status", "firts")
 
 
-@pytest.mark.slow
 def test_a_job_that_fails_says_why(head, tmp_path):
     """Its data set is not on the head: it fails there, at once."""
     config = {**TINY["vae"], "data": {"name": "mnist", "root": str(tmp_path)}}
@@ -276,7 +278,6 @@ def test_a_job_that_is_stopped_leaves_a_checkpoint(head):
     assert list(runs.glob("*/*/checkpoints/*/manifest.json"))
 
 
-@pytest.mark.slow
 def test_what_waits_for_others_is_explained(head, tmp_path):
     name, _ = begin(head)
     # Ray cannot even start this one's process: it asks for more than there is.
@@ -308,7 +309,6 @@ def test_what_waits_for_others_is_explained(head, tmp_path):
     assert "had ended already: SUCCEEDED" in out
 
 
-@pytest.mark.slow
 def test_dqn_on_a_cluster_from_submit_to_eval(head, tmp_path):
     """What the documentation shows, word by word, with a configuration that has to learn."""
     out, _ = rlgen(

@@ -185,6 +185,7 @@ def test_an_early_glimpse_does_not_win_over_a_result():
 # --- what runs ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_population_goes_on_from_its_best_with_other_rates(tmp_path, one_cluster):
     base = {**VAE, "stop": {"epochs": 6}}
     space = {"hyperparameters.learning_rate": [0.00001, 0.003, 0.01]}
@@ -211,6 +212,7 @@ def test_a_population_goes_on_from_its_best_with_other_rates(tmp_path, one_clust
         assert run.experiment.hyperparameters.learning_rate == rate
 
 
+@pytest.mark.slow
 def test_bayesian_trials_learn_from_the_earlier_ones(tmp_path, one_cluster):
     space = {**RATES, "network.hidden": [[8], [16]]}
     sweep = made(tmp_path, VAE, method="bayesian", trials=3, parallel=1, space=space)
@@ -225,6 +227,7 @@ def test_bayesian_trials_learn_from_the_earlier_ones(tmp_path, one_cluster):
     )
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_or_crashes_is_a_failed_one(tmp_path, one_cluster):
     space = {"hyperparameters.learning_rate": [0.003, 1.0e38]}
     sweep = made(tmp_path, DQN, method="grid", parallel=1, space=space)
@@ -238,6 +241,7 @@ def test_a_trial_that_diverges_or_crashes_is_a_failed_one(tmp_path, one_cluster)
     np.testing.assert_array_equal(again.weights, rlgen.load(good.run_dir).weights)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_killed_goes_on_and_does_nothing_twice(tmp_path):
     killed_and_resumed(tmp_path, {**VAE, "stop": {"epochs": 30}, "evaluation": {"every": 3}}, 4, 1)
 

@@ -73,7 +73,7 @@ class Crew:
         named |= {self.name(index): worker for index, worker in enumerate(self.workers)}
         started = [(self.backend.host(actor, "start"), who) for who, actor in named.items()]
         for future, who in started:
-            self.answer(future, who, START_TIMEOUT_S)
+            self.welcome(future, who)
         if len(self.learners) > 1:
             address = self.ask(self.learners[0], "the learner", "open")
             self.ask_learners("join", address)
@@ -96,7 +96,6 @@ class Crew:
         Raises:
             WorkerDied: the actor's process ended, or it stayed silent.
         """
-        died = LearnerDied if "learner" in who else WorkerDied
         if not self.backend.wait([future], timeout_s or self.fault.timeout_s):
             raise self.silent(who, timeout_s)
         try:
@@ -105,7 +104,7 @@ class Crew:
             self._find_lost()
             raise LearnerDied(f"{who} {error}") from error
         except WorkerDied as error:
-            raise died(f"{who} died: {error}") from error
+            raise _death_of(who)(f"{who} died: {error}") from error
 
     def _find_lost(self) -> None:
         """Raise what happened to the learner that the others lost touch with."""
@@ -121,15 +120,24 @@ class Crew:
 
     def silent(self, who: str, timeout_s: float | None = None) -> WorkerDied:
         """The error of an actor that has not answered in time."""
-        if timeout_s == START_TIMEOUT_S:
-            return WorkerDied(f"{who} did not start within {timeout_s:g} s; is the cluster busy?")
         waited = self.fault.timeout_s if timeout_s is None else timeout_s
         reason = (
             "fault.timeout_s" if waited == self.fault.timeout_s
             else f"{PATIENCE} times as long as batches take, fault.timeout_s at most"
         )  # fmt: skip
-        died = LearnerDied if "learner" in who else WorkerDied
-        return died(f"{who}: no answer for {waited:g} s ({reason})")
+        return _death_of(who)(f"{who}: no answer for {waited:g} s ({reason})")
+
+    def welcome(self, future: Any, who: str, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until an actor has started.
+
+        Raises:
+            WorkerDied: it ended, or takes too long.
+        """
+        if not self.backend.wait([future], timeout_s):
+            raise WorkerDied(
+                f"{who} did not start within {START_TIMEOUT_S:g} s; is the cluster busy?"
+            )
+        self.answer(future, who)
 
     def ask(self, actor: Any, who: str, method: str, *args: Any) -> Any:
         """Call a method and wait for its value."""
@@ -270,7 +278,7 @@ class Crew:
                 continue
             del self._starting[worker]
             try:
-                self.answer(future, self.name(worker), None if ready else START_TIMEOUT_S)
+                self.welcome(future, self.name(worker), 0)
             except RlgenError as error:
                 self.lose(worker, error)
 
@@ -314,7 +322,7 @@ class Crew:
         role = self.plan["worker"]
         self.workers[worker] = spawn(self.backend, self.experiment, role, worker, life)
         started = self.backend.host(self.workers[worker], "start")
-        self.answer(started, self.name(worker), START_TIMEOUT_S)
+        self.welcome(started, self.name(worker))
         if exact:
             self._recall(worker)
         elif opaque and as_before:
@@ -346,7 +354,7 @@ class Crew:
             self.evaluator = spawn(self.backend, self.experiment, self.plan["evaluator"])
             started = self.backend.host(self.evaluator, "start")
             try:
-                self.answer(started, "the evaluator", START_TIMEOUT_S)
+                self.welcome(started, "the evaluator")
                 return
             except WorkerDied as another:
                 error = another
@@ -385,3 +393,8 @@ class Crew:
         """Have data workers go on after so many minibatches, whoever read those."""
         for index, worker in enumerate(self.workers):
             self.ask(worker, self.name(index), "seek", minibatches)
+
+
+def _death_of(who: str) -> type[WorkerDied]:
+    """The error of an actor's death, by what messages call it."""
+    return LearnerDied if "learner" in who else WorkerDied

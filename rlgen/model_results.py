@@ -20,6 +20,8 @@ from rlgen.config import Experiment, config_names, read_config, resolve_experime
 from rlgen.display import number
 from rlgen.scheduler import Summary
 
+Train = Callable[[Experiment, Path | None], Summary]
+
 FIGURES = "figures.json"  # of the test rows, in a run's folder
 ROWS = 1_000  # test rows of the figures that are dear
 #: What may differ between a run and the configuration that it is counted for.
@@ -62,9 +64,7 @@ def find_run(experiment: Experiment) -> Path | None:
     return rundir.find(experiment, lambda plain: {k: v for k, v in plain.items() if k not in APART})
 
 
-def measure(
-    name: str, quick: bool, runs_dir: Path, train: Callable[[Experiment, Path | None], Summary]
-) -> ModelResult | None:
+def measure(name: str, quick: bool, runs_dir: Path, train: Train) -> ModelResult | None:
     """Train a configuration, unless that has been done, and measure it on the test rows.
 
     Args:
@@ -82,14 +82,19 @@ def measure(
     changes: dict[str, Any] = {"run.dir": str(runs_dir)} | ({"stop.epochs": 1} if quick else {})
     experiment = resolve_experiment(set_keys(read_config(name), changes))
     earlier = find_run(experiment)
+    summary = ended(experiment, earlier, train)
+    if summary is None:
+        return None
+    folder = earlier or Path(summary["run_dir"])
+    return ModelResult(experiment, folder, summary, *_figures(folder))
+
+
+def ended(experiment: Experiment, earlier: Path | None, train: Train) -> Summary | None:
+    """The summary of an earlier run, run to its end, or of a new one; None if interrupted."""
     summary = rundir.read_summary(earlier) if earlier else {}
     if not earlier or summary["stop_reason"] == "interrupted":
         summary = train(experiment, earlier)
-    if summary["stop_reason"] == "interrupted":
-        return None
-    folder = find_run(experiment)
-    assert folder is not None
-    return ModelResult(experiment, folder, summary, *_figures(folder))
+    return None if summary["stop_reason"] == "interrupted" else summary
 
 
 def _figures(folder: Path) -> tuple[dict[str, Any], dict[str, Estimate]]:

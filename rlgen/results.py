@@ -7,7 +7,7 @@ else. Finished runs are kept and used again, so that it can be interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,6 @@ UNITS = {"env_steps": "environment steps", "updates": "updates", "epochs": "epoc
 FIGURES = ("optimal_action", "episode_return", "episode_length", "residual", "start_value")
 ENOUGH = 6  # evaluations that make a curve
 SHOWN = {"mean": "greedy return", "episode_return": "return while training"}
-
-Train = Callable[[Experiment, Path | None], Summary]
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def find_run(experiment: Experiment) -> Path | None:
 
 
 def measure(
-    name: str, seeds: Iterable[int], quick: bool, runs_dir: Path, train: Train
+    name: str, seeds: Iterable[int], quick: bool, runs_dir: Path, train: model_results.Train
 ) -> Result | None:
     """Train the seeds of a configuration that have not been yet.
 
@@ -115,11 +113,8 @@ def measure(
     experiments = [experiment_of(name, seed, quick, runs_dir) for seed in seeds]
     summaries = []
     for experiment in experiments:
-        earlier = find_run(experiment)
-        summary = rundir.read_summary(earlier) if earlier else {}
-        if not earlier or summary["stop_reason"] == "interrupted":
-            summary = train(experiment, earlier)
-        if summary["stop_reason"] == "interrupted":
+        summary = model_results.ended(experiment, find_run(experiment), train)
+        if summary is None:
             return None
         summaries.append(summary)
     # Of fresh episodes, for the evaluation that first passes a target flatters.

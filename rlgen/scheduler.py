@@ -442,10 +442,14 @@ class Scheduler:
                 self._launch_evaluation()
 
     def _launch_evaluation(self) -> None:
-        weights, ticks = self.cycle.weights, int(self.ticks())
-        future = self.backend.call(self.crew.evaluator, "evaluate", weights, ticks)
         self._evaluated_version = self.cycle.version
-        self._pending = (future, weights, replace(self.cycle.counters))
+        self._ask_evaluator(self.cycle.weights, replace(self.cycle.counters))
+
+    def _ask_evaluator(self, weights: Any, counters: Counters) -> None:
+        """Begin the evaluation of some weights; the clock of their time seeds its episodes."""
+        ticks = int(getattr(counters, self.experiment.clock))
+        future = self.backend.call(self.crew.evaluator, "evaluate", weights, ticks)
+        self._pending = (future, weights, counters)
 
     def _collect(self, wait: bool) -> None:
         """Take the result of the pending evaluation, if it is there."""
@@ -458,13 +462,7 @@ class Scheduler:
             self.evaluation = self.crew.answer(future, "the evaluator")
         except WorkerDied as error:
             self.crew.replace_evaluator(error)
-            again = self.backend.call(
-                self.crew.evaluator,
-                "evaluate",
-                weights,
-                int(getattr(counters, self.experiment.clock)),
-            )
-            self._pending = (again, weights, counters)
+            self._ask_evaluator(weights, counters)
             self._collect(wait)
             return
         self._pending = None

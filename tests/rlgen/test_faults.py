@@ -1,6 +1,7 @@
 """What goes wrong is named, costs the batch in flight, and nothing more."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from experiments import train
@@ -9,6 +10,7 @@ from pooled import pooled_backend
 from rlgen import scheduler, tracking
 from rlgen.backends import ray as ray_backend
 from rlgen.config import load_experiment
+from rlgen.crew import START_TIMEOUT_S, Crew
 from rlgen.errors import ConfigError, WorkerDied
 
 FAULTY = {"env.id": "faulty_env:Faulty-v0", "env.num_envs": 1, "stop.env_steps": 400}
@@ -145,3 +147,14 @@ def test_a_straggler_takes_no_more_than_its_share(tmp_path, on_ray, monkeypatch)
     slow, *others = sorted(batches.values())
     # Ten times slower; some of that is left for a machine that is busy with something else.
     assert min(others) >= 4 * slow, batches
+
+
+def test_an_actor_that_hangs_is_not_taken_for_one_that_does_not_start():
+    """Also with a time-out that equals the one of a start, the default."""
+    experiment = load_experiment("q-learning-cliff", ["fault.timeout_s=300"])
+    crew = Crew(experiment, SimpleNamespace(wait=lambda futures, timeout_s: []), {}, print)
+    assert crew.fault.timeout_s == START_TIMEOUT_S == crew.patience_s
+    with pytest.raises(WorkerDied, match=r"worker 0: no answer for 300 s \(fault.timeout_s\)"):
+        crew.heard(0, None)
+    with pytest.raises(WorkerDied, match="environment worker 0 did not start within 300 s"):
+        crew.welcome(None, crew.name(0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import time
 from collections.abc import Callable
@@ -22,6 +24,8 @@ class Tracker:
     def __init__(self, run_dir: Path, experiment: Experiment, warn: Callable[[str], None]) -> None:
         # Unbuffered: a line that the disk has no room for is left out, and does not wait.
         self._file = (run_dir / METRICS).open("ab", buffering=0)
+        with contextlib.suppress(OSError):  # so that others see that the run goes on
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._torn = False  # the last line of the file has no end
         self._full = False  # and the user knows
         self._warn = warn

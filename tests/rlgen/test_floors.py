@@ -15,7 +15,7 @@ FLOORS = {
     0: "errors config counters registry batch returns networks schedules moments demonstrations "
     "parcel search",
     1: "algorithm replay linked_replay priorities links frames finite state recall checkpoint "
-    "tracking storage rundir backends",
+    "tracking storage rundir history backends",
     2: "agents envs generative configs",
     3: "problem rollout sources learner peers evaluation assessment",
     4: "plan crew cycle scheduler",

@@ -1,5 +1,5 @@
 # make train [CONFIG=name] [ARGS="key=value ..."]   set up if need be, then train
-# make test | test-slow | lint | bench | clean
+# make test | test-slow | lint | bench | docs | clean
 PYTHON ?= python3
 CONFIG ?= a3c-cartpole
 ARGS ?=
@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 FOLDERS := agents configs envs generative
 
-.PHONY: train test test-slow lint bench clean setup
+.PHONY: train test test-slow lint bench docs clean setup
 .DELETE_ON_ERROR:
 
 train: setup
@@ -33,6 +33,10 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# The site, in build/site; what its theme says of other products is no news to a reader.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -18,6 +18,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from PIL import Image, ImageDraw, ImageFont
+
+_PAPER, _INK, _LINE, _BAR, _PULLED = "#f4f1e8", "#4a4a4a", "#b9b2a3", "#8fb3d1", "#e4572e"
+_WIDTH, _HEIGHT, _MARGIN = 640, 320, 48  # pixels of a picture
+_MOST_NAMED = 12  # arms with their pulls written below
 
 
 class BanditVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -37,6 +42,7 @@ class BanditVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         means: expected rewards of the K arms, the same in every bandit, in place of drawn ones.
         mean: the centre of the drawn expected rewards; Gaussian only.
         max_episode_steps: pulls after which an episode is truncated; None does not.
+        render_mode: None or ``"rgb_array"`` (`render`).
 
     Attributes:
         expected: ``(N, K)`` float64, the expected rewards.
@@ -45,7 +51,9 @@ class BanditVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         ValueError: too few arms or bandits, or means that do not fit.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
+    metadata = {  # noqa: RUF012
+        "autoreset_mode": AutoresetMode.DISABLED, "render_modes": ["rgb_array"], "render_fps": 10
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -57,8 +65,10 @@ class BanditVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         means: Sequence[float] | None = None,
         mean: float = 0.0,
         max_episode_steps: int | None = None,
+        render_mode: str | None = None,
     ) -> None:
         self.kind = kind
+        self.render_mode = render_mode
         self.num_envs = num_envs
         self.expected = _expected(kind, bandits, arms, bed_seed, means, mean)
         self.best = self.expected.max(axis=1)
@@ -70,6 +80,8 @@ class BanditVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.bandit = np.zeros(num_envs, np.int64)
         self.max_episode_steps = max_episode_steps
         self.elapsed = np.zeros(num_envs, np.int64)
+        self.pulls = np.zeros(self.expected.shape[1], np.int64)  # of row 0, where it is drawn
+        self.pulled = -1
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -78,6 +90,8 @@ class BanditVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         super().reset(seed=seed)
         mask = (options or {}).get("reset_mask")
         self.elapsed[slice(None) if mask is None else mask] = 0
+        if mask is None or mask[0]:
+            self.pulls[:], self.pulled = 0, -1
         if mask is None:
             self.first += self.num_envs
             self.bandit = (self.first + np.arange(self.num_envs)) % len(self.expected)
@@ -96,10 +110,41 @@ class BanditVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "reward": reward, "regret": best - expected, "optimal_action": expected == best
         }  # fmt: skip
         self.elapsed += 1
+        if self.render_mode is not None:
+            self.pulled = int(actions[0])
+            self.pulls[self.pulled] += 1
         terminated = truncated = np.zeros(self.num_envs, np.bool_)
         if self.max_episode_steps is not None:
             truncated = self.elapsed >= self.max_episode_steps
         return self.bandit.copy(), reward, terminated, truncated, {"metrics": metrics}
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """The expected reward of each arm of row 0 as a bar, its pulls below; the latest in red.
+
+        Returns:
+            ``(height, width, 3)`` uint8, alone in a tuple as Gymnasium has it.
+        """
+        if self.render_mode is None:
+            return None
+        expected = self.expected[self.bandit[0]]
+        image = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
+        draw, font = ImageDraw.Draw(image), ImageFont.load_default(22)
+        low, high = min(0.0, expected.min()), max(0.0, expected.max())
+        scale = (_HEIGHT - 2 * _MARGIN) / max(high - low, 1e-9)
+        zero = _MARGIN + high * scale
+        width = (_WIDTH - _MARGIN) / expected.size
+        title = "expected rewards of the arms, and pulls"
+        draw.text((_MARGIN / 2, 20), title, _INK, font, anchor="lm")
+        for arm, value in enumerate(expected):
+            left = _MARGIN / 2 + arm * width
+            ends = sorted((zero, zero - value * scale))
+            colour = _PULLED if arm == self.pulled else _BAR
+            draw.rectangle((left + width * 0.15, ends[0], left + width * 0.85, ends[1]), colour)
+            if expected.size <= _MOST_NAMED:
+                place = (left + width / 2, _HEIGHT - 20)
+                draw.text(place, f"{self.pulls[arm]:,}", _INK, font, anchor="mm")
+        draw.line((_MARGIN / 2, zero, _WIDTH - _MARGIN / 2, zero), _LINE, 2)
+        return (np.array(image),)
 
 
 def _expected(

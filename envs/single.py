@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from rlgen.config import EnvConfig
 from rlgen.errors import ConfigError, did_you_mean
+from rlgen.registry import look_here
 
 # Where an entry point lies says which extra brings what it imports.
 _EXTRAS = {
@@ -78,6 +79,7 @@ def find_spec(config: EnvConfig) -> EnvSpec:
     if not module:
         module = next((m for start, m in _REGISTER.items() if name.startswith(start)), "")
     if module:
+        look_here()
         try:
             package = importlib.import_module(module)
             if module == "minatar.gym" and name not in gym.registry:

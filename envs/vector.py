@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rlgen.config import EnvConfig
 from rlgen.envs.making import make_vector
@@ -63,6 +63,7 @@ class Environments:
         seed: of the first `reset`; later ones go on with the same random streams.
         learning: False where an evaluation keeps the score.
         finite: what becomes of numbers that are not finite; else they are an error.
+        env: the environments themselves, where they are not to be made here.
 
     Raises:
         ConfigError: the environment cannot be made, or its spaces are not supported.
@@ -70,14 +71,14 @@ class Environments:
 
     def __init__(
         self, config: EnvConfig, num_envs: int, seed: int, learning: bool = True,
-        finite: Finite | None = None,
+        finite: Finite | None = None, env: VectorEnv[Any, Any, Any] | None = None,
     ) -> None:  # fmt: skip
         self.num_envs = num_envs
         self.learning = learning
         self.finite = finite or Finite(f"environment {config.id!r}")
         self.finished: list[tuple[float, int]] = []
         self.metrics: dict[str, float] = {}
-        self.env = make_vector(config, num_envs)
+        self.env = make_vector(config, num_envs) if env is None else env
         try:
             self._mode = AutoresetMode(
                 self.env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)

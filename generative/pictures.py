@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rlgen.palette import COLOURS
+
 MIN_SIDE = 56  # pixels; smaller images are enlarged by a whole factor
 FRAME_MS = 83  # of an animation
 SEPARATOR = 96  # gray level of the lines between images: neither ink nor paper
@@ -106,7 +108,7 @@ def _scatter_pixels(points: np.ndarray, box: list[tuple[float, float]]) -> np.nd
     figure = Figure(figsize=(4, 4), dpi=80, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlim=_widened(box[0]), ylim=_widened(box[1]), aspect="equal")
-    axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6, linewidths=0)
+    axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6, linewidths=0, color=COLOURS[0])
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
     return np.asarray(pixels)[..., :3].copy()
@@ -125,8 +127,9 @@ def _save_scatter(path: Path, points: dict[str, np.ndarray]) -> None:
     figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for label, rows in points.items():
-        axes.scatter(rows[:, 0], rows[:, 1], s=6, alpha=0.6, linewidths=0, label=label)
+    for (label, rows), colour in zip(points.items(), COLOURS, strict=False):
+        x, y = rows.T
+        axes.scatter(x, y, s=6, alpha=0.6, linewidths=0, color=colour, label=label)
     axes.set_aspect("equal", adjustable="datalim")
     figure.legend(loc="outside upper center", ncols=len(points))  # it hides no point
     figure.savefig(path)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlgen import checkpoint, config, demonstrations, rundir, storage
+from rlgen import checkpoint, config, demonstrations, rundir, storage, videos
 from rlgen.algorithm import Algorithm, Estimate, write_weights
 from rlgen.backends.host import Host
-from rlgen.config import Experiment
+from rlgen.config import RESUMABLE, Experiment
 from rlgen.envs.vector import Environments
 from rlgen.errors import ConfigError, did_you_mean
 from rlgen.evaluation import Evaluation
@@ -21,11 +21,10 @@ from rlgen.generative import data, decoding, text
 from rlgen.problem import build, role_seed
 from rlgen.rollout import act
 from rlgen.scheduler import Scheduler, Summary, read_run_part
+from rlgen.videos import Video
 
 METHODS = ("ancestral", "greedy", "beam")  # by which texts are made
 HELD_OUT = ("validation", "test")  # splits
-#: Sections that a resumed run may change; the others would make it another experiment.
-RESUMABLE = ("scheduler", "fault", "stop", "evaluation", "checkpoint", "tracking")
 
 
 def warn(message: str) -> None:
@@ -370,6 +369,46 @@ class Run:
         demonstrations.save(path, columns, about)
         evaluation["steps"] = len(columns["reward"])
         return evaluation
+
+    def play(
+        self,
+        episodes: int = 1,
+        seed: int = 0,
+        format: str = "gif",
+        max_steps: int = 1_000,
+        fps: float | None = None,
+        explore: bool = False,
+    ) -> Video:
+        """Play episodes of an agent, and film them; in a notebook the result shows itself.
+
+        Args:
+            episodes: how many.
+            seed: another number, other episodes.
+            format: ``gif``, ``mp4``, or ``window``: shown on the screen, and not kept.
+            max_steps: after which an episode is cut.
+            fps: steps in a second of the video; None: as fast as the environment says.
+            explore: act as at the end of the training; else greedily.
+
+        Raises:
+            ConfigError: the run is of a generative model, its environment has no pictures, there is
+                no such format or no screen, or something that is needed is not installed.
+        """
+        if self.experiment.env is None:
+            raise ConfigError(
+                f"play: {self.dir} trained the model {self.experiment.algorithm}; only agents play "
+                "episodes, models have samples (rlgen sample)"
+            )
+        _check_counts(episodes=episodes, max_steps=max_steps)
+        if fps is not None and not fps > 0:
+            raise ConfigError(f"fps: expected a number greater than 0, got {fps}")
+        if format not in videos.FORMATS:
+            hint = did_you_mean(format, videos.FORMATS)
+            raise ConfigError(f"format: there is no {format!r}{hint}")
+        plain, _ = read_run_part(self.checkpoint, self.experiment)
+        env_steps = plain["counters"]["env_steps"] if explore else None
+        settings = (format, episodes, max_steps, fps, env_steps)
+        video: Video = self._ask_evaluator(None, "video", seed, *settings)
+        return video
 
     def _ask_evaluator(self, episodes: int | None, method: str, *args: Any) -> Any:
         """Call an evaluator in a host, as in a run: the caller's random state stays as it is."""

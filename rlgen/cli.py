@@ -6,9 +6,7 @@ answered at once.
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import importlib.resources
 import importlib.util
 import io
 import signal
@@ -37,11 +35,19 @@ from rlgen.command import (
     console,
     replying,
 )
+from rlgen.dashboard.command import add_to as add_dashboard
 from rlgen.deploy import deploy
 from rlgen.errors import ConfigError, RlgenError, did_you_mean
+from rlgen.examples import dress
+from rlgen.export import export
 from rlgen.jobs import add_to as add_jobs
+from rlgen.new import new
+from rlgen.play import play
 from rlgen.plots import plot
+from rlgen.report import report
+from rlgen.schema import schema
 from rlgen.sweeping import add_to as add_sweeps
+from rlgen.sync import add_to as add_sync
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -62,7 +68,6 @@ NEEDED_BY = {
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Reinforcement learning and generative modelling under one scheduler.",
@@ -343,14 +348,15 @@ def list_(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the agents, models, environments and ready configurations."""
     with replying(as_json, debug) as answer:
         from rlgen import registry
-        from rlgen.config import config_names, sweep_names
+        from rlgen.config import comment, config_names, sweep_names
+        from rlgen.outline import describe
 
         answer |= {
-            "agents": {name: _describe(registry.AGENTS[name]) for name in registry.AGENTS},
-            "models": {name: _describe(registry.MODELS[name]) for name in registry.MODELS},
+            "agents": {name: describe(registry.AGENTS[name]) for name in registry.AGENTS},
+            "models": {name: describe(registry.MODELS[name]) for name in registry.MODELS},
             "environments": _environments(),
-            "configs": {name: _comment(name) for name in config_names()},
-            "sweeps": {name: _comment(name) for name in sweep_names()},
+            "configs": {name: comment(name) for name in config_names()},
+            "sweeps": {name: comment(name) for name in sweep_names()},
         }
         for heading in ("agents", "models", "configs", "sweeps"):
             print(heading)
@@ -501,8 +507,15 @@ def results(
         print(f"{len(measured)} configurations in {page}")
 
 
+app.command()(play)
+app.command()(report)
+app.command()(new)
+app.command()(schema)
+app.command()(export)
+add_dashboard(app)
 add_jobs(app)
 add_sweeps(app)
+add_sync(app)
 
 
 # --- running ------------------------------------------------------------------------------------
@@ -555,6 +568,7 @@ def _schedule(
 
 
 add_chaos(app, _schedule)
+dress(app)
 
 
 def _train(experiment: Experiment, earlier: Path | None, quiet: bool) -> Summary:
@@ -628,9 +642,12 @@ def _report(experiment: Experiment, summary: Summary) -> None:
         print(f"resume with: rlgen resume {run_dir}")
         return
     print(f"next: rlgen eval {run_dir}")
+    print(f"      rlgen plot curves {run_dir} -o curves.png")
     if experiment.data is not None:
         drawn = "" if is_text(experiment.data.name) else " -o samples.png"
         print(f"      rlgen sample {run_dir}{drawn}")
+    else:
+        print(f"      rlgen play {run_dir} -o episode.gif")
     if summary["stop_reason"] in ("env_steps", "updates", "epochs", "seconds"):
         print(f"      rlgen resume {run_dir} stop.{summary['stop_reason']}=...")
 
@@ -645,25 +662,6 @@ def _warn(message: str) -> None:
 
 
 # --- listing ------------------------------------------------------------------------------------
-
-
-def _describe(target: str) -> str:
-    """The first docstring line of ``module:Class``, read from its source: an import costs torch."""
-    module, _, name = target.partition(":")
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        return f"(missing: {module})"
-    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    return f"(missing: {target})"
-
-
-def _comment(config: str) -> str:
-    """The first line of a ready configuration, a comment by custom."""
-    text = importlib.resources.files("rlgen.configs").joinpath(f"{config}.yaml").read_text()
-    first = text.partition("\n")[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 def _environments() -> list[str]:

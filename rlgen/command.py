@@ -14,19 +14,34 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from rlgen import completion
 from rlgen.errors import ConfigError, RlgenError
 
 # Exit statuses; the last two are a shell's for Ctrl-C and SIGTERM.
 USER_ERROR, BUG, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 console = Console(highlight=False)  # finds sys.stdout anew at every use
 
-ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="See 'rlgen list', or a .yaml")]
+ConfigName = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG", help="See 'rlgen list', or a .yaml", autocompletion=completion.configs
+    ),
+]
 RunDir = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's folder, runs/NAME/RUN, or its URI")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's folder, runs/NAME/RUN, or its URI",
+        autocompletion=completion.runs,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="key=value ...", help="Overrides, such as seed=3 stop.seconds=60"),
+    typer.Argument(
+        metavar="key=value ...",
+        help="Overrides, such as seed=3 stop.seconds=60",
+        autocompletion=completion.overrides,
+    ),
 ]
 AsJson = Annotated[
     bool,

@@ -229,11 +229,21 @@ class CheckpointConfig(Section):
 
 
 class TrackingConfig(Section):
-    """``metrics.jsonl`` is always written; Weights & Biases when asked."""
+    """``metrics.jsonl`` is always written; the others get the same records when asked."""
 
     every_s: NotNegative = Field(0.2, description="least time between records")
-    wandb: Literal["off", "offline", "online"] = "off"
-    project: str = "rlgen"
+    wandb: Literal["off", "offline", "online"] = Field(
+        "off", description="Weights & Biases; online without an API key is offline"
+    )
+    tensorboard: bool = Field(False, description="event files in the run's folder")
+    trackio: bool = Field(False, description="trackio's local database")
+    project: str = Field("rlgen", description="of Weights & Biases and trackio")
+    pictures_every: Whole = Field(
+        1, description="evaluations from one set of a model's pictures to the next; 0: at the end"
+    )
+    video_every: Whole = Field(
+        0, description="evaluations from one video of an agent to the next; 0: none"
+    )
 
 
 class RunConfig(Section):
@@ -253,6 +263,9 @@ class RunConfig(Section):
             raise ValueError("expected a folder or a URI; '.' is the present folder")
         return given.rstrip("/") or "/"
 
+
+#: Sections that a resumed run may change; the others would make it another experiment.
+RESUMABLE = ("scheduler", "fault", "stop", "evaluation", "checkpoint", "tracking")
 
 Source = Literal["environment", "data", "model"]
 CLOCKS: dict[Source, str] = {"environment": "env_steps", "data": "epochs", "model": "updates"}
@@ -319,6 +332,13 @@ def _ready() -> list[str]:
     return sorted(
         f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
     )
+
+
+def comment(name: str) -> str:
+    """The first line of a ready configuration, a comment by custom."""
+    text = importlib.resources.files("rlgen.configs").joinpath(f"{name}.yaml").read_text()
+    first = text.partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 def read_config(name: str) -> dict[str, Any]:
@@ -434,15 +454,20 @@ def resolve_experiment(plain: Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-def _fill_sections(plain: dict[str, Any], algorithm: Any) -> None:
-    """Refuse the sections that the algorithm has no use for; add those that it needs."""
+def used_sections(algorithm: Any) -> dict[str, bool]:
+    """Which of the sections that not every algorithm has a use for this class uses."""
     imitates = algorithm.uses_demonstrations  # with a source of data, those are the data
-    uses = {
+    return {
         "env": algorithm.source in ("environment", "model") or imitates,
         "data": algorithm.source == "data" and not imitates,
         "demonstrations": imitates,
         "network": algorithm.uses_network,
     }
+
+
+def _fill_sections(plain: dict[str, Any], algorithm: Any) -> None:
+    """Refuse the sections that the algorithm has no use for; add those that it needs."""
+    uses = used_sections(algorithm)
     for key, used in uses.items():
         if not used and plain.get(key) is not None:
             raise ConfigError(f"{key}: {plain['algorithm']} has no use for this section; remove it")
@@ -480,8 +505,11 @@ def _check_used(experiment: Experiment, algorithm: Any) -> None:
         unused.append(("env", experiment.env, ("normalize_observation",)))
     if experiment.data is not None:
         unused.append(("evaluation", experiment.evaluation, ("episodes", "max_steps")))
-    elif experiment.source == "data":
-        unused.append(("env", experiment.env, ("num_envs", "normalize_observation")))
+        unused.append(("tracking", experiment.tracking, ("video_every",)))
+    else:
+        unused.append(("tracking", experiment.tracking, ("pictures_every",)))
+        if experiment.source == "data":
+            unused.append(("env", experiment.env, ("num_envs", "normalize_observation")))
     if algorithm.uses_network:
         settings = {"torso": ("torso",), "memory": ("memory", "memory_size")}
         for option, names in settings.items():

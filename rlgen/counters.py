@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+#: Those that are x axes.
+CLOCKS = ("env_steps", "samples", "epochs", "updates", "cycles", "seconds")
+
 
 @dataclass
 class Counters:

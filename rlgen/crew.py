@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Crew:
         self.plan = plan
         self.warn = warn
         self.restarts = 0
+        self.begun_anew: Counter[int] = Counter()  # how often each worker has
         self.life = 0
         self.learners: list[Any] = []
         self.recall: Recall | None = None  # of a sync run on processes that may be lost
@@ -260,6 +262,10 @@ class Crew:
                 time.sleep(max(0.0, min(self._away.values()) - time.monotonic()))
         return self._here()
 
+    def away(self) -> list[int]:
+        """The workers that are lost, and those that are beginning anew."""
+        return sorted(set(range(len(self.workers))) - set(self._here()))
+
     def _here(self) -> list[int]:
         alive = (i for i, worker in enumerate(self.workers) if worker is not None)
         return [worker for worker in alive if worker not in self._starting]
@@ -269,6 +275,7 @@ class Crew:
         now = time.monotonic()
         for worker in [worker for worker, due in self._away.items() if due <= now]:
             del self._away[worker]
+            self.begun_anew[worker] += 1
             role, life = self.plan["worker"], self.life + self.restarts
             self.workers[worker] = spawn(self.backend, self.experiment, role, worker, life)
             self._starting[worker] = (self.backend.host(self.workers[worker], "start"), now)
@@ -320,6 +327,7 @@ class Crew:
         exact = as_before and self.recall is not None and opaque is None
         life = self.life if exact else self.life + self.restarts
         role = self.plan["worker"]
+        self.begun_anew[worker] += 1
         self.workers[worker] = spawn(self.backend, self.experiment, role, worker, life)
         started = self.backend.host(self.workers[worker], "start")
         self.welcome(started, self.name(worker))

@@ -7,12 +7,15 @@ be read afterwards.
 from __future__ import annotations
 
 import math
+import textwrap
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -26,6 +29,10 @@ from rlgen.scheduler import Progress, Summary
 SECONDS_PER_LINE = 2.0  # between plain lines
 REFRESHES = 4.0  # per second, on a terminal
 FIGURES = 6  # latest figures shown
+SPARKS = 24  # latest values in a sparkline
+BLOCKS = "▁▂▃▄▅▆▇█"
+LEAST_BAR = 10  # columns of a progress bar beside its run's name
+LEAST_SHARE = 0.05  # of a role's time that is shown
 
 #: Counters that say nothing while they are zero, or that another figure shows.
 HIDDEN = ("cycles", "seconds")
@@ -45,6 +52,8 @@ class Display:
         self.console = console
         self.quiet = quiet
         self.progress: Progress | None = None
+        self._returns: deque[float] = deque(maxlen=SPARKS)  # of the latest training episodes
+        self._scores: deque[float] = deque(maxlen=SPARKS)  # of the latest evaluations
         self._live: Live | None = None
         self._last_line = time.monotonic()
 
@@ -71,9 +80,14 @@ class Display:
 
     def __call__(self, progress: Progress) -> None:
         """Take note of the progress, and print a line of it where one is due."""
-        if self.progress is None:
+        before, self.progress = self.progress, progress
+        if before is None:
             self._last_line = time.monotonic()  # starting up does not count
-        self.progress = progress
+        return_ = progress.latest.get("episode_return")
+        if return_ is not None and (not self._returns or return_ != self._returns[-1]):
+            self._returns.append(return_)
+        if progress.evaluation and (before is None or progress.evaluation is not before.evaluation):
+            self._scores.append(progress.evaluation["mean"])
         if self.quiet or self._live is not None:
             return
         if time.monotonic() - self._last_line >= SECONDS_PER_LINE:
@@ -81,30 +95,52 @@ class Display:
             print("  ".join(self._parts(progress)), flush=True)
 
     def _picture(self) -> Group:
-        """The live display: a bar, the counters, the latest figures, the latest evaluation."""
+        """The live display: a bar, and below it lines that are broken between their parts."""
         progress, scheduler = self.progress, self.experiment.scheduler
         if progress is None:
             begun = f"starting {scheduler.workers} {plural('worker', scheduler.workers)}"
             return Group(Text(f"{self.experiment.name}: {begun} ({scheduler.backend}) ..."))
+        width = self.console.width
+        said = f"{progress.fraction:4.0%}  {time_left(progress)}"
+        bar = min(36, width - len(self.experiment.name) - len(said) - 4)
         head = Table.grid(padding=(0, 2))
-        head.add_row(
-            Text(self.experiment.name, style="bold"),
-            ProgressBar(total=1.0, completed=progress.fraction, width=36),
-            f"{progress.fraction:.0%}",
-            time_left(progress),
-        )
-        lines = [Text("  ".join([*self._counters(progress), self._rate(progress)]))]
-        if progress.latest:
-            lines.append(Text("  ".join(figures(progress.latest)), style="cyan"))
+        if bar >= LEAST_BAR:
+            head.add_row(
+                Text(self.experiment.name, style="bold"),
+                ProgressBar(total=1.0, completed=progress.fraction, width=bar),
+                said,
+            )
+        else:  # on two lines
+            head.add_row(Text(self.experiment.name, style="bold", overflow="ellipsis"))
+            bar = max(width - len(said) - 3, 4)
+            head.add_row(
+                Columns([ProgressBar(total=1.0, completed=progress.fraction, width=bar), said])
+            )
+        lines = [*self._counters(progress), self._rate(progress)]
+        styled = [(lines, ""), ([*self._workers(progress), *shares(progress.time_share)], "dim")]
+        shown = {k: v for k, v in progress.latest.items() if not k.startswith("lag_")}
+        if len(self._returns) > 1:
+            return_ = shown.pop("episode_return")
+            line = f"return {sparkline(self._returns)} {number(return_)}"
+            styled.append(([line], "cyan"))
+        styled.append((figures(shown), "cyan"))
         if progress.evaluation:
-            lines.append(Text(f"evaluation: {score(progress.evaluation)}", style="green"))
-        return Group(head, *lines)
+            line = f"evaluation: {score(progress.evaluation)}"
+            target = self.experiment.stop.target
+            aim = [] if target is None else [f"target {target:g}"]
+            trend = [sparkline(self._scores)] if len(self._scores) > 1 else []
+            styled.append(([line, *aim, *trend], "green"))
+        texts = (Text(line, style) for parts, style in styled for line in packed(parts, width))
+        return Group(head, *texts)
 
     def _parts(self, progress: Progress) -> Iterable[str]:
         yield from self._counters(progress)
         yield f"({progress.fraction:.0%})"
         yield self._rate(progress)
         yield time_left(progress)
+        count = self.experiment.scheduler.workers
+        if progress.present < count:
+            yield f"{progress.present} of {count} workers"
         yield from figures(progress.latest)
         if progress.evaluation:
             yield f"evaluation: {score(progress.evaluation)}"
@@ -114,8 +150,46 @@ class Display:
             if value and name not in HIDDEN:
                 yield f"{name} {number(value)}"
 
+    def _workers(self, progress: Progress) -> Iterable[str]:
+        count = self.experiment.scheduler.workers
+        yield f"{progress.present} of {count} {plural('worker', count)}"
+        if "lag_mean" in progress.latest:
+            lag, most = progress.latest["lag_mean"], progress.latest["lag_max"]
+            yield f"lag {number(lag)}, at most {most}"
+
     def _rate(self, progress: Progress) -> str:
         return f"{number(progress.rate)} {self.experiment.clock}/s"
+
+
+def sparkline(values: Iterable[float]) -> str:
+    """Values as blocks of their height, the least the lowest; those that are not finite blank."""
+    found = list(values)
+    finite = [value for value in found if math.isfinite(value)]
+    if not finite:
+        return " " * len(found)
+    low, span = min(finite), max(finite) - min(finite)
+    heights = ((value - low) / span * (len(BLOCKS) - 1) if span else 0.0 for value in found)
+    return "".join(BLOCKS[round(height)] if math.isfinite(height) else " " for height in heights)
+
+
+def packed(parts: Iterable[str], width: int) -> list[str]:
+    """Parts side by side, in as many lines as they need; one that is too long breaks at words."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines += textwrap.wrap(part, width) or [""]
+    return lines
+
+
+def shares(time_share: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """Where each role's time goes, the largest shares first; none below a twentieth."""
+    for role, parts in time_share.items():
+        large = sorted(parts.items(), key=lambda part: -part[1])
+        said = " ".join(f"{what} {share:.0%}" for what, share in large if share >= LEAST_SHARE)
+        if said:
+            yield f"{role}: {said}"
 
 
 def plural(noun: str, count: int) -> str:

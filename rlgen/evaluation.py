@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,17 +15,20 @@ import torch
 from rlgen.algorithm import Estimate, write_weights
 from rlgen.batch import Batch, concatenate, to_tensors
 from rlgen.config import Experiment
+from rlgen.envs.filmed import FilmedEnv, film_env
 from rlgen.envs.vector import Environments, Step
 from rlgen.finite import Finite
-from rlgen.generative import data
+from rlgen.generative import data, pictures
 from rlgen.problem import build
 from rlgen.rollout import act
+from rlgen.videos import Shot, Video, make_video, steps_a_picture
 
 Evaluation = dict[str, Any]
 #: One step of an evaluation: (n,) bool the episodes that go on, observations, actions, what came.
 Seen = tuple[np.ndarray, np.ndarray, np.ndarray, Step]
 MAX_PARALLEL = 32
 PICTURES = 64
+FILMED = 500  # most steps of an episode's video during training
 ROWS = 2_000  # per forward; bounds the memory, changes no figure
 
 
@@ -70,13 +75,7 @@ class Evaluator:
         assert self.experiment.env is not None
         config = self.experiment.evaluation
         number = min(config.episodes, MAX_PARALLEL)
-        # An episode is played to its end here: what training drops is mended.
-        fault = self.experiment.fault
-        policy = "error" if fault.not_finite == "error" else "clip"
-        finite = Finite(
-            f"the evaluator: environment {self.experiment.env.id!r} (seed {seed})",
-            fault.model_copy(update={"not_finite": policy}),
-        )
+        finite = self._finite(seed)
         env = Environments(self.experiment.env, number, seed, learning=False, finite=finite)
         returns, lengths = np.zeros(config.episodes), np.zeros(config.episodes, int)
         for first in range(0, config.episodes, env.num_envs):
@@ -97,6 +96,90 @@ class Evaluator:
             "length": float(lengths.mean()),
             **mended,
         }
+
+    def _finite(self, seed: int) -> Finite:
+        """An episode is played to its end here: what training drops is mended."""
+        assert self.experiment.env is not None
+        fault = self.experiment.fault
+        policy = "error" if fault.not_finite == "error" else "clip"
+        return Finite(
+            f"the evaluator: environment {self.experiment.env.id!r} (seed {seed})",
+            fault.model_copy(update={"not_finite": policy}),
+        )
+
+    def film(
+        self,
+        weights: np.ndarray,
+        tick: int,
+        env: FilmedEnv,
+        episodes: int,
+        max_steps: int,
+        env_steps: int | None = None,
+    ) -> Iterator[Shot]:
+        """Play episodes on an environment of its own, one after another, and show them.
+
+        Args:
+            weights: flat shared weights.
+            tick: seeds the episodes.
+            env: of the experiment (`rlgen.envs.filmed`).
+            episodes: how many.
+            max_steps: after which an episode is cut.
+            env_steps: act as in training after so many steps of it; None: greedily.
+        """
+        assert self.experiment.env is not None
+        seed = self._prepare(weights, tick)
+        self.algorithm.env_steps = env_steps or 0
+        finite = self._finite(seed)
+        played = Environments(self.experiment.env, 1, seed, learning=False, finite=finite, env=env)
+        for episode in range(1, episodes + 1):
+            observation, starts = played.reset(), np.ones(1, np.bool_)
+            yield Shot(env.pictures[0], episode, 0, 0.0, last=False, cut=False)
+            return_, count, last = 0.0, 0, False
+            while not last:
+                env.pictures.clear()
+                columns = act(self.algorithm, observation, starts, greedy=env_steps is None)
+                step = played.step(columns["action"])
+                observation, starts = step.observation, step.starts
+                return_, count = return_ + float(step.reward[0]), count + int(step.valid[0])
+                ended = bool(step.terminated[0] or step.truncated[0])
+                last = ended or count >= max_steps
+                if last and not env.pictures:
+                    env.take()
+                if env.pictures:
+                    yield Shot(env.pictures[0], episode, count, return_, last, last and not ended)
+            env.pictures.clear()
+        played.close()
+
+    def video(
+        self,
+        weights: np.ndarray,
+        tick: int,
+        format_: str = "gif",
+        episodes: int = 1,
+        max_steps: int = FILMED,
+        fps: float | None = None,
+        env_steps: int | None = None,
+    ) -> Video:
+        """Episodes as a file, or in a window (`rlgen.videos.make_video`).
+
+        Args:
+            weights: flat shared weights.
+            tick: seeds the episodes.
+            format_: of `rlgen.videos.FORMATS`.
+            episodes: how many.
+            max_steps: after which an episode is cut.
+            fps: steps in a second of the video; None: as fast as the environment says.
+            env_steps: as for `film`.
+
+        Raises:
+            ConfigError: the environment has no pictures, or something is not installed.
+        """
+        assert self.experiment.env is not None
+        env = film_env(self.experiment.env)
+        fps = env.fps if fps is None else fps
+        env.every = steps_a_picture(format_, fps)
+        shots = self.film(weights, tick, env, episodes, max_steps, env_steps)
+        return make_video(shots, format_, fps)
 
     def _play(
         self, env: Environments, max_steps: int, returns: np.ndarray, lengths: np.ndarray
@@ -151,23 +234,25 @@ class Evaluator:
         self._prepare(weights, tick)
         return assess(self.algorithm, self.rows, self.experiment.data.name, split, rows)
 
-    def pictures(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Samples, and held-out rows with their reconstructions: ``(n, d)`` arrays each.
+    def pictures(self, weights: np.ndarray) -> dict[str, bytes]:
+        """Samples, and held-out rows with their reconstructions, as PNG files.
 
-        Only what the model makes: without reconstructions there are no originals either.
+        Only what the model makes; always with the same random numbers.
         """
         assert self.rows is not None
-        write_weights(self.algorithm, weights)
+        self._prepare(weights, 0)
+        shape = self.algorithm.problem.data_shape
         count = min(PICTURES // 2, self.rows.count("validation"))
         originals = self.rows.rows("validation", np.arange(count))
-        shown = {}
-        with torch.no_grad():
+        with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
             if self.algorithm.has("sample"):
-                shown["samples"] = self.algorithm.sample(PICTURES).numpy()
+                samples = self.algorithm.sample(PICTURES).numpy()
+                pictures.save_grid(Path(folder, "samples.png"), samples, shape)
             if self.algorithm.has("reconstruct"):
-                reconstructions = self.algorithm.reconstruct(torch.from_numpy(originals))
-                shown |= {"originals": originals, "reconstructions": reconstructions.numpy()}
-        return shown
+                made = self.algorithm.reconstruct(torch.from_numpy(originals)).numpy()
+                path = Path(folder, "reconstructions.png")
+                pictures.save_reconstructions(path, originals, made, shape)
+            return {path.stem: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
 def _columns(rounds: list[list[Seen]], action_space: gym.Space[Any] | None) -> Batch:

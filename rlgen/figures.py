@@ -1,25 +1,26 @@
-"""Figures of trained models, and those of the book: what ``rlgen plot`` draws.
+"""Figures of trained models, and those of the book.
 
-Colours are those of Paul Tol's muted scheme, which the colour-blind tell apart.
+What runs recorded is drawn by `rlgen.curves`, and what tabular agents know by `rlgen.value_maps`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+from torch import nn
 
-from rlgen.generative import densities, divergences
+from rlgen.drawing import panels, save
+from rlgen.generative import densities, divergences, pictures
+from rlgen.generative.boltzmann import BoltzmannMachine
 from rlgen.generative.metrics import NEAR, count_modes
+from rlgen.generative.sparse_coding import Dictionary
+from rlgen.palette import COLOURS
 
-COLOURS = (
-    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933",
-    "#DDCC77", "#CC6677", "#882255", "#AA4499", "#444444",
-)  # fmt: skip
-BLUE, GREEN, RED = COLOURS[0], COLOURS[3], COLOURS[6]
+BLUE, GREEN, RED = COLOURS[0], COLOURS[2], COLOURS[1]
 SHIFT = 8.0  # of the distributions whose gradient vanishes, in their deviations
+COLUMNS = 10  # of pictures
 CELLS = 25  # on each axis, in which the codes of each label are counted
 SIDE, EDGE = 20, 0.01  # pictures along a manifold; the probability left out on each side of it
 
@@ -45,7 +46,7 @@ def principal_components(codes: np.ndarray) -> tuple[np.ndarray, float]:
 def save_latent(
     path: Path, codes: np.ndarray, labels: np.ndarray | None, manifold: np.ndarray | None
 ) -> None:
-    """Write a PNG of codes in the plane, and beside them of the rows that a grid of codes gives.
+    """Write a picture of codes in the plane, and beside them the rows that a grid of codes gives.
 
     Args:
         path: of the file.
@@ -53,20 +54,14 @@ def save_latent(
         labels: ``(n,)`` int64, each named where its codes are.
         manifold: ``(H, W)`` or ``(H, W, channels)`` uint8, a grid of `manifold_codes` decoded.
     """
-    # The object interface: pyplot would choose a display backend and keep every figure.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     count, k = codes.shape
     title, names = f"Codes of {count:,} rows", ("z1", "z2")
     if k > 2:
         codes, share = principal_components(codes)
         title += f":\nfirst two of {k} principal components, {share:.0%} of the variance"
         names = ("component 1", "component 2")
-    figure = Figure(figsize=(12 if manifold is not None else 7, 6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 1 if manifold is None else 2, squeeze=False)[0]
-    axes = panels[0]
+    figure, panes = panels(1 if manifold is None else 2, 6.5, 6.0)
+    axes = panes[0]
     axes.set(title=title, xlabel=names[0], ylabel=names[1])
     axes.set_aspect("equal", adjustable="datalim")
     classes = np.zeros(count, int) if labels is None else labels
@@ -81,11 +76,11 @@ def save_latent(
     if manifold is not None:
         values = np.arange(-2, 3)
         places = 0.5 + (SIDE - 1) * (ndtr(values) - EDGE) / (1 - 2 * EDGE)
-        panels[1].imshow(manifold, cmap="gray_r", extent=(0, SIDE, 0, SIDE))
-        panels[1].set(title="What codes decode to", xlabel=names[0], ylabel=names[1])
-        panels[1].set_xticks(places, values)
-        panels[1].set_yticks(places, values)
-    figure.savefig(path)
+        panes[1].imshow(manifold, cmap="gray_r", extent=(0, SIDE, 0, SIDE))
+        panes[1].set(title="What codes decode to", xlabel=names[0], ylabel=names[1])
+        panes[1].set_xticks(places, values)
+        panes[1].set_yticks(places, values)
+    save(figure, path)
 
 
 def _places(codes: np.ndarray, labels: np.ndarray) -> dict[int, tuple[float, float]]:
@@ -103,7 +98,7 @@ def _places(codes: np.ndarray, labels: np.ndarray) -> dict[int, tuple[float, flo
 
 
 def save_vanishing_gradient(path: Path) -> float:
-    """Write figure 13.9 as a PNG: the best discriminator is flat where the generated data lie.
+    """Write figure 13.9 as a picture: the best discriminator is flat where the generated data lie.
 
     Beside it, the divergence that a GAN's generator minimises, as the distributions move apart,
     its slope, and the Wasserstein distance, whose slope is 1 everywhere.
@@ -111,7 +106,7 @@ def save_vanishing_gradient(path: Path) -> float:
     Returns:
         The Jensen-Shannon divergence of the two drawn distributions, in nats.
     """
-    figure, (left, right) = _panels(2)
+    figure, (left, right) = panels(2)
     x = np.linspace(-8, 8, 801)
     real, made = SHIFT / 2, -SHIFT / 2
     for centre, colour, label in ((made, RED, "generated data pθ"), (real, GREEN, "real data pr")):
@@ -137,12 +132,12 @@ def save_vanishing_gradient(path: Path) -> float:
         ylim=(0, 1.35),
     )
     right.legend(loc="upper right")
-    figure.savefig(path)
+    save(figure, path)
     return divergences.js_of_shifted(SHIFT)
 
 
 def save_kl_directions(path: Path) -> dict[str, divergences.Fit]:
-    """Write figure 13.10 as a PNG: a Gaussian fitted to a mixture of two in both directions.
+    """Write figure 13.10 as a picture: a Gaussian fitted to a mixture of two in both directions.
 
     Returns:
         The fits ``forward`` and ``reverse``.
@@ -158,8 +153,8 @@ def save_kl_directions(path: Path) -> dict[str, divergences.Fit]:
         "forward": "Forward, KL(p || q) = {:.4f}: q covers",
         "reverse": "Reverse, KL(q || p) = {:.4f}: q seeks one mode",
     }
-    figure, panels = _panels(2)
-    for axes, (name, fit) in zip(panels, fits.items(), strict=True):
+    figure, panes = panels(2)
+    for axes, (name, fit) in zip(panes, fits.items(), strict=True):
         axes.contourf(ticks, ticks, density, levels=8, cmap="Blues")
         q = np.exp(divergences.log_gaussian(points, fit.mean, fit.covariance))
         heights = q.max() * np.exp(-np.square([2.0, 1.5, 1.0, 0.5]) / 2)
@@ -168,12 +163,12 @@ def save_kl_directions(path: Path) -> dict[str, divergences.Fit]:
         axes.plot([], [], color=RED, label="q: 0.5 to 2 deviations")
         axes.fill_between([], [], color="#6BAED6", label="p")
         axes.legend(loc="upper left")
-    figure.savefig(path)
+    save(figure, path)
     return fits
 
 
 def save_modes(path: Path, samples: np.ndarray, name: str) -> tuple[int, float]:
-    """Write a PNG of samples ``(n, 2)`` over the modes of the density ``"ring"`` or ``"grid"``.
+    """Write a picture of samples ``(n, 2)`` over the modes of the density ``"ring"`` or ``"grid"``.
 
     Returns:
         Modes found and the share of good samples, as `metrics.count_modes`.
@@ -183,7 +178,7 @@ def save_modes(path: Path, samples: np.ndarray, name: str) -> tuple[int, float]:
 
     found, good = count_modes(samples, name)
     centres, radius = densities.modes(name), NEAR * densities.MODE_SCALES[name]
-    figure, (axes,) = _panels(1)
+    figure, (axes,) = panels(1)
     axes.scatter(*samples.T, s=5, alpha=0.5, linewidths=0, color=BLUE, label="samples", zorder=2)
     rings = PatchCollection([Circle((x, y), radius) for x, y in centres], zorder=3)
     rings.set(facecolor="none", edgecolor=RED, linewidth=1.5)
@@ -197,15 +192,89 @@ def save_modes(path: Path, samples: np.ndarray, name: str) -> tuple[int, float]:
         aspect="equal",
     )
     axes.legend(loc="upper right")
-    figure.savefig(path)
+    save(figure, path)
     return found, good
 
 
-def _panels(count: int) -> tuple[Any, Any]:
-    """A figure of panels side by side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def save_filters(path: Path, weights: np.ndarray, shape: tuple[int, ...], total: int) -> None:
+    """Write a picture of what the units of a first layer look for.
 
-    figure = Figure(figsize=(6.5 * count, 5.5), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, count, squeeze=False)[0]
+    Args:
+        path: of the file.
+        weights: ``(n, d)``, one filter a row; each is scaled by its largest weight, so that 0 is
+            grey, less is darker and more is lighter.
+        shape: of a row of data, an image of d values.
+        total: of the filters that there are.
+    """
+    most = np.abs(weights).max(axis=1, keepdims=True)
+    scaled = 0.5 + 0.5 * weights / np.where(most > 0, most, 1.0)
+    columns = int(np.ceil(np.sqrt(len(weights))))
+    title = f"The {len(weights)} strongest of {total} filters"
+    if len(weights) == total:
+        title = f"All {total} filters, the strongest first"
+    figure, (axes,) = panels(1, 5.5, 5.8)
+    axes.imshow(pictures.grid(scaled, shape, columns), cmap="gray", vmin=0, vmax=255)
+    axes.set(title=title, xticks=[], yticks=[])
+    save(figure, path)
+
+
+def filters(network: nn.Module, size: int) -> np.ndarray | None:
+    """The weights ``(n, size)`` of a network's first layer, the largest norms first.
+
+    None where no layer has ``size`` inputs.
+    """
+    for layer in network.modules():
+        if isinstance(layer, BoltzmannMachine) and getattr(layer, "d", len(layer.weight)) == size:
+            found = layer.weight[:size].T  # a deep machine has units of its own after the data's
+        elif isinstance(layer, Dictionary):
+            found = layer.atoms.T
+        elif isinstance(layer, nn.Linear) and layer.in_features == size:
+            found = layer.weight
+        else:
+            continue
+        weights = found.detach().numpy().astype(np.float64)
+        return weights[np.argsort(-np.linalg.norm(weights, axis=1), kind="stable")]
+    return None
+
+
+def save_reconstructions(
+    path: Path, originals: np.ndarray, made: np.ndarray, shape: tuple[int, ...]
+) -> float:
+    """Write a picture of rows and what a model makes of them.
+
+    Args:
+        path: of the file.
+        originals: ``(n, d)``.
+        made: ``(n, d)``, their reconstructions: below them, or of points at the end of a line.
+        shape: of a row.
+
+    Returns:
+        The mean squared error of a value.
+    """
+    error = float(np.square(originals - made).mean())
+    title = f"mean squared error of a value: {error:.4g}"
+    if shape == (2,):
+        figure, (axes,) = panels(1, 5.5, 5.8)
+        axes.plot(*np.stack([originals, made]).T, color="0.7", linewidth=0.6, zorder=1)
+        for rows, colour, label in ((originals, BLUE, "originals"), (made, RED, "reconstructions")):
+            axes.scatter(*rows.T, s=9, color=colour, linewidths=0, label=label, zorder=2)
+        axes.set(title=title, aspect="equal")
+        axes.legend()
+    else:
+        columns = min(COLUMNS, len(originals))
+        lines = -(-len(originals) // columns)
+        both = np.zeros((lines, 2, columns, originals.shape[1]))
+        for index, rows in enumerate((originals, made)):
+            padded = np.zeros((lines * columns, rows.shape[1]))
+            padded[: len(rows)] = rows
+            both[:, index] = padded.reshape(lines, columns, -1)
+        picture = pictures.grid(both.reshape(-1, originals.shape[1]), shape, columns)
+        height = 6.5 * picture.shape[0] / picture.shape[1]
+        figure, (axes,) = panels(1, 6.5, height + 0.7)
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        ticks = (np.arange(2 * lines) + 0.5) * picture.shape[0] / (2 * lines)
+        axes.set_yticks(ticks, ["row", "made"] * lines)
+        axes.tick_params(length=0)
+        axes.set(title=title, xticks=[])
+    save(figure, path)
+    return error

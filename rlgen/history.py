@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.special  # scipy.stats takes seconds to import
 
-from rlgen import rundir
+from rlgen import rundir, storage
+from rlgen.counters import CLOCKS as CLOCKS
+from rlgen.errors import ConfigError, did_you_mean
 from rlgen.tracking import METRICS
 
 RUNNING, ENDED, INTERRUPTED, BROKEN = "running", "ended", "interrupted", "broken off"
 #: What may differ between two runs of one experiment.
 APART = ("seed", "run", "tracking", "checkpoint")
-#: Figures that are x axes, or say when.
-CLOCKS = ("env_steps", "samples", "epochs", "updates", "cycles", "seconds")
 POINTS = 200  # of the grid on which curves are joined
+RUNS = Path("runs")  # where runs are by default
+NAMED = 3  # settings that set experiments of one name apart, in their names
 
 
 @dataclass
@@ -129,11 +131,18 @@ class History:
             if isinstance(record.get(name), (int, float)) and x in record
         ]
         values = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+        # A run that went on from a checkpoint did some of its way again: the later time counts.
+        later = np.minimum.accumulate(values[::-1, 0])[::-1]
+        values = values[values[:, 0] <= later]
         return values[:, 0], values[:, 1]
 
     @functools.cached_property
     def clock(self) -> str:
         """What the run counts: ``env_steps``, ``epochs`` or ``updates``."""
+        for record in self.of("train"):  # also of runs whose configuration rlgen no longer reads
+            for name in ("env_steps", "epochs", "updates"):
+                if f"{name}_per_s" in record:
+                    return name
         clock: str = rundir.read_experiment(self.folder).clock
         return clock
 
@@ -177,6 +186,31 @@ def read(folder: Path) -> History:
     return history
 
 
+def read_all(places: Iterable[str | Path]) -> list[History]:
+    """The histories of runs, each once.
+
+    Args:
+        places: runs (also URIs), folders of runs, or names of experiments in ``runs/``.
+
+    Raises:
+        ConfigError: there are no runs.
+    """
+    folders: dict[Path, None] = {}
+    for place in places:
+        if storage.is_uri(str(place)):
+            path = storage.localized(place, print)
+        else:
+            path = Path(place) if Path(place).exists() else RUNS / place
+        found = find(path)
+        if not found:
+            known = sorted(p.name for p in RUNS.glob("*") if p.is_dir())
+            hint = did_you_mean(str(place), known) if known else ""
+            what = "it holds no run" if path.exists() else "there is no such folder or experiment"
+            raise ConfigError(f"{str(place)!r}: {what}{hint}")
+        folders |= dict.fromkeys(found)
+    return [read(folder) for folder in folders]
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A configuration with its keys as they are given on the command line."""
     found: dict[str, Any] = {}
@@ -195,32 +229,54 @@ def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tupl
     return [(k, one.get(k), other.get(k)) for k in keys if one.get(k) != other.get(k)]
 
 
-def experiments(histories: Iterable[History]) -> dict[str, list[History]]:
-    """Runs that differ in nothing but `APART`, by a name of their own.
+def experiments(
+    histories: Iterable[History], apart: Sequence[str] = APART
+) -> dict[str, list[History]]:
+    """Runs that differ in nothing but some settings, by a name of their own.
 
     The name is the experiment's, and where several experiments share it also what sets them apart.
+
+    Args:
+        histories: of the runs.
+        apart: the settings that may differ, sections or dotted keys.
     """
     groups: dict[str, list[History]] = {}
     for history in histories:
-        plain = {key: value for key, value in history.config.items() if key not in APART}
+        settings = flat(history.config).items()
+        plain = {key: value for key, value in settings if not _is_of(key, apart)}
         groups.setdefault(json.dumps(plain, sort_keys=True, default=str), []).append(history)
     named: dict[str, list[History]] = {}
     for runs in groups.values():
         alike = [g for g in groups.values() if g[0].config["name"] == runs[0].config["name"]]
-        named[_name(runs[0].config, [other[0].config for other in alike])] = runs
+        name = unique = _name(runs[0].config, [other[0].config for other in alike], apart)
+        count = 1
+        while unique in named:
+            count += 1
+            unique = f"{name} {count}"
+        named[unique] = runs
     return named
 
 
-def _name(config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
+def _is_of(key: str, names: Sequence[str]) -> bool:
+    """Whether a dotted key is one of the names, or below one of them."""
+    return key in names or any(key.startswith(f"{name}.") for name in names)
+
+
+def _name(
+    config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]], left_out: Sequence[str]
+) -> str:
     own, others = flat(config), [flat(other) for other in alike]
     keys = dict.fromkeys(key for other in others for key in other)
     apart = [
         key
         for key in keys
-        if key.partition(".")[0] not in APART
+        if not _is_of(key, left_out)
         and any(other.get(key) != others[0].get(key) for other in others)
     ]
-    said = " ".join(f"{key.rpartition('.')[2]}={own.get(key)}" for key in apart)
+    # A key that only some have is another rlgen's, which says little.
+    common = [key for key in apart if all(key in other for other in others)] or apart
+    told = [f"{key.rpartition('.')[2]}={own[key]}" for key in common if key in own]
+    said = " ".join(told[:NAMED] + ["..."] * (len(told) > NAMED))
     return f"{config['name']} ({said})" if said else str(config["name"])
 
 
@@ -250,5 +306,6 @@ def band(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarra
     mean = values.mean(axis=0)
     if len(values) < 2:
         return mean, mean, mean
-    half = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1) * scipy.stats.sem(values, axis=0)
+    error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    half = scipy.special.stdtrit(len(values) - 1, (1 + level) / 2) * error
     return mean, mean - half, mean + half

@@ -1,19 +1,189 @@
-"""The commands ``rlgen plot ...``: figures of runs and of the book."""
+"""The commands ``rlgen plot ...``: figures of runs and of the book.
+
+Whatever is drawn stands in `rlgen.curves` (what runs recorded), `rlgen.value_maps` (what tabular
+agents know) and `rlgen.figures` (what models do, and the book's).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlgen.command import AsJson, Debug, RunDir, check_output, replying
+from rlgen.drawing import ENDINGS, save
 from rlgen.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rlgen.api import Run
 
 plot = typer.Typer(no_args_is_help=True, help="Draw figures of runs, and those of the book.")
 
-Picture = Annotated[Path, typer.Option("-o", "--output", help="The PNG file to write")]
+Picture = Annotated[Path, typer.Option("-o", "--output", help="The PNG or SVG file to write")]
+Runs = Annotated[
+    list[str],
+    typer.Argument(metavar="RUNS ...", help="Runs, folders of runs, or experiments in runs/"),
+]
 SPLITS = ("train", "validation", "test")
+Split = Annotated[str, typer.Option(help="Of them: train, validation or test")]
+
+
+@plot.command("curves")
+def learning_curves(
+    runs: Runs,
+    output: Picture,
+    figure: Annotated[
+        str, typer.Option(help="Such as evaluation/mean or train/episode_return; what shows most")
+    ] = "",
+    x: Annotated[
+        str, typer.Option("--x", help="env_steps, updates, epochs or seconds; what the runs count")
+    ] = "",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Draw learning curves: the mean over the seeds of each experiment, and its 95 % interval."""
+    with replying(as_json, debug) as answer:
+        check_output(output, *ENDINGS)
+        from rlgen import curves as drawing
+        from rlgen import history
+
+        if x and x not in drawing.UNITS:
+            raise ConfigError(f"--x: there is no clock {x!r}{did_you_mean(x, drawing.UNITS)}")
+        named = history.experiments(history.read_all(runs))
+        figure = figure or drawing.choose_figure([run for group in named.values() for run in group])
+        save(drawing.learning(named, figure, x), output)
+        answer |= {"file": str(output), "figure": figure}
+        answer["experiments"] = {
+            name: [str(r.folder) for r in group] for name, group in named.items()
+        }
+        for name, group in named.items():
+            print(f"{name}: {figure} of {len(group)} {'run' if len(group) == 1 else 'runs'}")
+        print(f"in {output}")
+
+
+@plot.command()
+def throughput(runs: Runs, output: Picture, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Draw the rate of runs over their numbers of workers, beside the ideal."""
+    with replying(as_json, debug) as answer:
+        check_output(output, *ENDINGS)
+        from rlgen import curves, history
+
+        drawn, rates = curves.throughput(history.read_all(runs))
+        save(drawn, output)
+        answer |= {"file": str(output), "rates": rates}
+        for name, found in rates.items():
+            said = (f"{sum(found[w]) / len(found[w]):,.0f} with {w}" for w in sorted(found))
+            print(f"{name}: per second {', '.join(said)}")
+        print(f"in {output}")
+
+
+@plot.command()
+def regret(runs: Runs, output: Picture, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Draw the cumulative regret of bandits, and the slope of the bound of Lai and Robbins."""
+    with replying(as_json, debug) as answer:
+        check_output(output, *ENDINGS)
+        from rlgen import curves, history
+
+        named = history.experiments(history.read_all(runs))
+        save(curves.regret(named), output)
+        answer |= {"file": str(output), "regret": {}}
+        for name, group in named.items():
+            last = [float(curves.cumulative_regret(run)[1][-1]) for run in group]
+            answer["regret"][name] = last
+            print(f"{name}: {sum(last) / len(last):.4g} a bandit")
+        print(f"in {output}")
+
+
+@plot.command()
+def values(run: RunDir, output: Picture, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Draw the values and the policy of a tabular agent as a map of its states."""
+    with replying(as_json, debug) as answer:
+        check_output(output, *ENDINGS)
+        from rlgen import value_maps
+        from rlgen.api import load
+
+        save(value_maps.draw(load(run)), output)
+        answer |= {"run_dir": str(run), "file": str(output)}
+        print(f"values and policy in {output}")
+
+
+@plot.command()
+def filters(
+    run: RunDir,
+    output: Picture,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="The strongest")] = 64,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Draw what the units of a model's first layer look for, as pictures."""
+    with replying(as_json, debug) as answer:
+        check_output(output, *ENDINGS)
+        loaded = _load_model(run, "filters")
+        from torch import nn
+
+        from rlgen import figures
+        from rlgen.generative import pictures
+
+        model = loaded.algorithm
+        shape, network = model.problem.data_shape, getattr(model, model.shared)
+        if shape == (2,) or not pictures.drawable(shape):
+            raise ConfigError(f"filters: the rows of {run} are of shape {shape}, no pictures")
+        size = len(model.problem.data_mean) if model.problem.data_mean is not None else 0
+        weights = figures.filters(network, size) if isinstance(network, nn.Module) else None
+        if weights is None:
+            name = loaded.experiment.algorithm
+            raise ConfigError(
+                f"filters: {run} trained {name}, which has no layer of one weight for each of "
+                f"{size} pixels; give a run of an RBM, DBN, DBM, auto-encoder or sparse coding"
+            )
+        figures.save_filters(output, weights[:count], shape, len(weights))
+        answer |= {"run_dir": str(run), "file": str(output), "filters": len(weights)}
+        print(f"{min(count, len(weights))} of {len(weights)} filters in {output}")
+
+
+@plot.command()
+def reconstructions(
+    run: RunDir,
+    output: Picture,
+    rows: Annotated[int, typer.Option(min=1, help="How many")] = 40,
+    split: Split = "test",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Draw rows of data, and below them what a model makes of them (samples: 'rlgen sample')."""
+    with replying(as_json, debug) as answer:
+        check_output(output, *ENDINGS)
+        check_split(split)
+        loaded = _load_model(run, "reconstructions")
+        model = loaded.algorithm
+        if not model.has("reconstruct"):
+            raise ConfigError(
+                f"reconstructions: {run} trained {loaded.experiment.algorithm}, which makes none; "
+                "see 'rlgen sample'"
+            )
+        import torch
+
+        from rlgen import figures
+        from rlgen.batch import to_tensors
+        from rlgen.generative import pictures
+
+        if not pictures.drawable(model.problem.data_shape):
+            raise ConfigError(
+                f"reconstructions: the rows of {run} are of shape {model.problem.data_shape}, "
+                "neither images nor points"
+            )
+        x = to_tensors(_rows(loaded, split, rows))["x"]
+        torch.manual_seed(0)
+        with torch.no_grad():
+            made = model.reconstruct(x).numpy()
+        shape = model.problem.data_shape
+        error = figures.save_reconstructions(output, x.numpy(), made, shape)
+        answer |= {"run_dir": str(run), "file": str(output), "split": split, "rows": len(x)}
+        answer["mean_squared_error"] = error
+        print(f"{len(x)} {split} rows and their reconstructions in {output}")
 
 
 @plot.command()
@@ -21,34 +191,26 @@ def latent(
     run: RunDir,
     output: Picture,
     rows: Annotated[int, typer.Option(min=2, help="How many")] = 5000,
-    split: Annotated[str, typer.Option(help="Of them: train, validation or test")] = "train",
+    split: Split = "train",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Draw a model's codes by their labels and, of two values, what they decode to (fig 13.5)."""
     with replying(as_json, debug) as answer:
-        from rlgen.api import load
-
-        check_output(output, ".png")
-        if split not in SPLITS:
-            raise ConfigError(f"--split: there is no {split!r}{did_you_mean(split, SPLITS)}")
-        loaded = load(run)
-        name, config = loaded.experiment.algorithm, loaded.experiment.data
+        check_output(output, *ENDINGS)
+        check_split(split)
+        loaded = _load_model(run, "latent")
         model = loaded.algorithm
-        if config is None or not model.has("encode"):
+        if not model.has("encode"):
+            name = loaded.experiment.algorithm
             raise ConfigError(f"latent: {run} trained {name}, which has no codes of rows")
-        import numpy as np
         import torch
 
         from rlgen import figures
         from rlgen.batch import to_tensors
-        from rlgen.generative import data, pictures
+        from rlgen.generative import pictures
 
-        dataset = data.load(config, loaded.experiment.seed)
-        count = min(rows, dataset.count(split))
-        # Evenly spaced: a test set may be sorted by where its rows come from, as MNIST's is.
-        chosen = np.linspace(0, dataset.count(split) - 1, count).astype(np.int64)
-        columns = dataset.columns(split, chosen)
+        columns = _rows(loaded, split, rows)
         with torch.no_grad():
             codes = model.encode(to_tensors(columns)["x"]).numpy()
             if codes.shape[1] < 2:
@@ -63,8 +225,45 @@ def latent(
                 decoded = model.decode(torch.from_numpy(figures.manifold_codes())).numpy()
                 manifold = pictures.grid(decoded, shape, figures.SIDE)
         figures.save_latent(output, codes, columns.get("y"), manifold)
+        count = len(codes)
         answer |= {"run_dir": str(run), "file": str(output), "split": split, "rows": count}
         print(f"codes of {count:,} {split} rows in {output}")
+
+
+def check_split(split: str) -> None:
+    """Refuse what is no split of a data set."""
+    if split not in SPLITS:
+        raise ConfigError(f"--split: there is no {split!r}{did_you_mean(split, SPLITS)}")
+
+
+def _load_model(run: str, command: str) -> Run:
+    """A run of a generative model of rows.
+
+    Raises:
+        ConfigError: it is one of an agent.
+    """
+    from rlgen.api import load
+
+    loaded = load(run)
+    if loaded.experiment.data is None:
+        raise ConfigError(
+            f"{command}: {run} trained the agent {loaded.experiment.algorithm}; give a run of a "
+            "generative model"
+        )
+    return loaded
+
+
+def _rows(loaded: Run, split: str, most: int) -> dict[str, np.ndarray]:
+    """At most so many rows of a split, evenly spaced: it may be sorted by where they come from."""
+    import numpy as np
+
+    from rlgen.generative import data
+
+    assert loaded.experiment.data is not None
+    dataset = data.load(loaded.experiment.data, loaded.experiment.seed)
+    count = dataset.count(split)
+    chosen = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
+    return dataset.columns(split, chosen)
 
 
 @plot.command()
@@ -81,7 +280,7 @@ def modes(
         from rlgen.api import load
         from rlgen.generative.densities import MODE_SCALES
 
-        check_output(output, ".png")
+        check_output(output, *ENDINGS)
         loaded = load(run)
         config = loaded.experiment.data
         if config is None or config.name not in MODE_SCALES:
@@ -111,7 +310,7 @@ def vanishing_gradient(output: Picture, as_json: AsJson = False, debug: Debug = 
     with replying(as_json, debug) as answer:
         from rlgen import figures
 
-        check_output(output, ".png")
+        check_output(output, *ENDINGS)
         js = figures.save_vanishing_gradient(output)
         answer |= {"file": str(output), "js": js}
         print(f"JS = {js:.4f} nats (log 2 = 0.6931) in {output}")
@@ -123,7 +322,7 @@ def kl(output: Picture, as_json: AsJson = False, debug: Debug = False) -> None:
     with replying(as_json, debug) as answer:
         from rlgen import figures
 
-        check_output(output, ".png")
+        check_output(output, *ENDINGS)
         answer["file"] = str(output)
         for name, fit in figures.save_kl_directions(output).items():
             answer[name] = {

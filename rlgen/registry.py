@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
 from typing import Any
 
 from rlgen.errors import ConfigError, did_you_mean
@@ -78,6 +80,7 @@ def resolve(name: str) -> Any:
         target = known[name]
     elif ":" in name:
         target = name
+        look_here()
     else:
         raise ConfigError(
             f"algorithm: there is no {name!r}{did_you_mean(name, known)} "
@@ -95,3 +98,13 @@ def resolve(name: str) -> Any:
     if not inspect.isclass(found):
         raise ConfigError(f"algorithm: {name!r} is not a class")
     return found
+
+
+def look_here() -> None:
+    """Let modules in the present folder be found too, after all that is installed.
+
+    Python looks there for a script in it, but not for an installed command such as ``rlgen``.
+    """
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)

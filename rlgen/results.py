@@ -13,21 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
-from rlgen import model_results, registry, rundir
+from rlgen import curves, history, model_results, registry, rundir
 from rlgen.api import load
 from rlgen.config import Experiment, config_names, read_config, resolve_experiment, set_keys
+from rlgen.drawing import panels, save
 from rlgen.errors import ConfigError
 from rlgen.scheduler import Summary
-from rlgen.tracking import read_metrics
 
 PAGE, PICTURES = "results.md", "images/results"
-POINTS = 120  # of a curve's grid
-RESAMPLES = 2_000  # of the bootstrap
 EPISODES = 100  # that score the weights in the end, or more where the evaluations have more
 FRESH = 2**31  # the tick of these episodes, which no evaluation of a training has
 QUICK = 20  # a quick look has this part of every budget
@@ -41,11 +35,6 @@ LONG = (
     "sac-halfcheetah",
     "td3-hopper",
 )
-UNITS = {"env_steps": "environment steps", "updates": "updates", "epochs": "epochs"}
-#: What a curve shows where evaluations are few or all the same, in order of preference.
-FIGURES = ("optimal_action", "episode_return", "episode_length", "residual", "start_value")
-ENOUGH = 6  # evaluations that make a curve
-SHOWN = {"mean": "greedy return", "episode_return": "return while training"}
 
 
 @dataclass(frozen=True)
@@ -56,17 +45,11 @@ class Result:
         experiment: of the first seed.
         summaries: one per seed.
         scores: ``(seeds,)`` mean returns of the final weights, over fresh episodes.
-        figure: what the curve shows.
-        ticks: ``(POINTS,)`` of the run's clock, from where every seed has a first value.
-        curves: ``(seeds, POINTS)``; a run that has ended keeps its last value.
     """
 
     experiment: Experiment
     summaries: list[Summary]
     scores: np.ndarray
-    figure: str
-    ticks: np.ndarray
-    curves: np.ndarray
 
 
 def agent_configs() -> list[str]:
@@ -121,75 +104,26 @@ def measure(
     runs = [load(summary["run_dir"]) for summary in summaries]
     episodes = max(EPISODES, experiments[0].evaluation.episodes)
     scores = np.array([run.evaluate(episodes, tick=FRESH)["mean"] for run in runs])
-    return Result(experiments[0], summaries, scores, *curves_of(experiments[0], summaries))
-
-
-def curves_of(
-    experiment: Experiment, summaries: Sequence[Summary]
-) -> tuple[str, np.ndarray, np.ndarray]:
-    """What the curves show, their grid ``(POINTS,)`` and the curves ``(seeds, POINTS)``."""
-    runs = [read_metrics(Path(summary["run_dir"])) for summary in summaries]
-    clock = experiment.clock
-    evaluations = [[r for r in records if r["kind"] == "evaluation"] for records in runs]
-    trained = [[r for r in records if r["kind"] == "train"] for records in runs]
-    figure, series = "mean", evaluations
-    if any(len(e) < ENOUGH or not _changes("mean", e) for e in evaluations):
-        changing = (f for f in FIGURES if all(_changes(f, records) for records in trained))
-        figure = next(changing, "mean")
-        series = evaluations if figure == "mean" else trained
-    points = [
-        np.array([(r[clock], r[figure]) for r in records if figure in r]) for records in series
-    ]
-    ticks = np.linspace(max(p[0, 0] for p in points), max(p[-1, 0] for p in points), POINTS)
-    curves = np.stack([np.interp(ticks, p[:, 0], p[:, 1]) for p in points])
-    return SHOWN.get(figure, figure.replace("_", " ")), ticks, curves
-
-
-def _changes(figure: str, records: Sequence[dict[str, Any]]) -> bool:
-    """Whether a figure has more than one value in a run."""
-    return len({record[figure] for record in records if figure in record}) > 1
-
-
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The bootstrap 95 % interval of the mean over the first axis (percentiles; scipy's)."""
-    if len(values) == 1:
-        return values[0], values[0]
-    found = scipy.stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0, vectorized=True
-    )
-    return found.confidence_interval.low, found.confidence_interval.high
+    return Result(experiments[0], summaries, scores)
 
 
 def draw(result: Result, path: Path) -> None:
     """Every seed's curve, their mean, and its 95 % interval."""
-    figure = Figure(figsize=(5.6, 3.0), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    low, high = interval(result.curves)
-    axes.fill_between(result.ticks, low, high, color="C0", alpha=0.22, linewidth=0)
-    for curve in result.curves:
-        axes.plot(result.ticks, curve, color="0.6", linewidth=0.7)
-    axes.plot(result.ticks, result.curves.mean(axis=0), color="C0", linewidth=1.8)
-    target = result.experiment.stop.target
-    if target is not None:
-        axes.axhline(target, color="C1", linestyle="--", linewidth=1.0)
-    if result.figure == "residual":
-        axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel(UNITS[result.experiment.clock])
-    axes.set_ylabel(result.figure)
-    axes.set_title(f"{result.experiment.name} ({len(result.curves)} seeds)", fontsize=10)
-    axes.grid(alpha=0.25)
+    figure, (axes,) = panels(1, 5.6, 3.0)
+    name = result.experiment.name
+    histories = [history.read(Path(summary["run_dir"])) for summary in result.summaries]
+    clock = result.experiment.clock
+    curves.draw_curves(axes, {name: histories}, curves.choose_figure(histories), clock)
+    axes.set_title(f"{name} ({len(histories)} seeds)", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def row(result: Result) -> list[str]:
     """The line of the table: what was reached, and after how much."""
     experiment, summaries = result.experiment, result.summaries
-    clock = experiment.clock
-    scores = result.scores
-    low, high = interval(scores)
+    clock, scores = experiment.clock, result.scores
+    _, low, high = history.band(scores)
     spread = f" [{low:.4g}, {high:.4g}]" if len(scores) > 1 else ""
     target, reached = experiment.stop.target, "-"
     if target is not None:
@@ -202,7 +136,8 @@ def row(result: Result) -> list[str]:
     environment = experiment.env.id if experiment.env else "-"
     name = f"[{experiment.name}](#{experiment.name.lower()})"
     score = f"{scores.mean():.4g}{spread}"
-    return [name, experiment.algorithm, environment, score, reached, f"{span} {UNITS[clock]}"]
+    span += f" {curves.UNITS[clock]}"
+    return [name, experiment.algorithm, environment, score, reached, span]
 
 
 def write(
@@ -252,11 +187,11 @@ def _agents(results: Sequence[Result], folder: Path, seeds: int) -> list[str]:
         "",
         f"{seeds} seed{'s' if seeds > 1 else ''} each. "
         f"*Score*: the mean return of at least {EPISODES} fresh greedy episodes with the final "
-        "weights, its mean over the seeds with the bootstrap 95 % interval of that mean. *Ended "
-        "after*: median, with the least and the most, at the target or at the end of the budget. "
-        "In the pictures: "
+        "weights, its mean over the seeds with the 95 % interval of that mean (Student's t). "
+        "*Ended after*: median, with the least and the most, at the target or at the end of the "
+        "budget. In the pictures: "
         "each seed in grey (a run that has ended keeps its last value), their mean with its "
-        "bootstrap 95 % interval in blue, the target dashed.",
+        "95 % interval in blue, the target dashed.",
         "",
         f"| {' | '.join(heading)} |",
         f"|{'---|' * len(heading)}",

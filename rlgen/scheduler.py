@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from rlgen import checkpoint, rundir, storage
+from rlgen import checkpoint, rundir, sinks, storage
 from rlgen.config import Experiment
-from rlgen.counters import Counters
+from rlgen.counters import CLOCKS, Counters
 from rlgen.crew import Crew
 from rlgen.cycle import Cycle
 from rlgen.errors import (
@@ -34,14 +34,17 @@ from rlgen.errors import (
     StoreFull,
     WorkerDied,
 )
-from rlgen.generative import pictures
+from rlgen.filming import Filming
+from rlgen.gallery import Gallery
 from rlgen.plan import connect, make_plan
 from rlgen.problem import load_problem
 from rlgen.recall import Recall
 from rlgen.tracking import Tracker
+from rlgen.workload import Workload, bottleneck, time_share
 
 Summary = dict[str, Any]
 DISPLAY_EVERY_S = 0.1
+LOAD_EVERY_S = 2.0  # least time between records of the workers, which grow with their number
 TRACED_CYCLE = 20  # by then everything is warm
 
 
@@ -55,6 +58,8 @@ class Progress:
     seconds_left: float | None
     latest: dict[str, Any]  # the newest figures
     evaluation: dict[str, Any] | None
+    present: int  # workers that can be asked
+    time_share: dict[str, dict[str, float]]  # of each role, by what was done
 
 
 @dataclass
@@ -105,9 +110,9 @@ class Scheduler:
         self._evaluated_version = -1
         self._pending: tuple[Any, Any, Counters] | None = None
         self._reached: Any = None  # weights that reached the target
-        self._seconds: dict[str, Counter[str]] = {"worker": Counter(), "learner": Counter()}
         self._latest: dict[str, Any] = {}
         self._displayed = 0.0
+        self._load: Workload | None = None  # from the first cycle on
 
     def interrupt(self, by: signal.Signals = signal.SIGINT) -> None:
         """End the run after the cycle in hand, with a checkpoint."""
@@ -123,6 +128,8 @@ class Scheduler:
         Raises:
             RlgenError: anything that one message explains. What the run wrote stays.
         """
+        for name in sinks.wanted(self.experiment.tracking):
+            sinks.check_installed(name, f"tracking.{name}")
         self.problem = load_problem(self.experiment)
         plan = {role.name: role for role in make_plan(self.experiment)}
         self.backend = connect(self.experiment, list(plan.values()))
@@ -138,6 +145,9 @@ class Scheduler:
                 self.warnings.append(f"resumed from {resume}")
             tracker = Tracker(self.run_dir, self.experiment, self.warn)
             self.record = tracker.record
+            told = self.run_dir, self.record, self.warn
+            self._filming = Filming(self.experiment, *told)
+            self._gallery = Gallery(self.experiment, self.problem.data_shape, *told)
             for message in self.warnings:
                 self.record("event", {"message": message})
             uploads = storage.mirror(self.run_dir, self.warn)
@@ -176,6 +186,8 @@ class Scheduler:
                     kept = checkpoint.latest(self.run_dir / rundir.CHECKPOINTS, self.warn)
                 self.crew.dismiss()
                 self._pending = None
+                self._filming.forget()
+                self._gallery.forget()
                 self.warn(f"going on from {kept or 'the start, for there is no checkpoint yet'}")
                 self._start(kept)
             except BadGradient as error:
@@ -239,6 +251,7 @@ class Scheduler:
         self._first = replace(self.cycle.counters)
         self._first_ticks = self.ticks()
         self._window = Window(time.monotonic(), self.ticks())
+        self._load = self._load or Workload(self.experiment, time.monotonic())
         step = self.cycle.sync if self._sync else self.cycle.asynchronous
         while (reason := self._stop_reason()) is None:
             before = self.ticks()
@@ -296,11 +309,14 @@ class Scheduler:
         elif reason != "interrupted" and self._evaluated_version != self.cycle.version:
             self._launch_evaluation()
             self._collect(wait=True)
+        if reason != "interrupted":
+            self._film(last=True)
         self._count_restarts()
         self._record()
+        self._record_load()
         path = self._write_checkpoint()
-        if self.experiment.data is not None and reason != "interrupted":
-            self._unless_full("pictures", self._save_pictures)
+        if reason != "interrupted":
+            self._unless_full("pictures", self._gallery.finish)
         summary = self._summary(reason, path)
         self.record("summary", summary)
         text = json.dumps(summary, indent=1)
@@ -337,13 +353,13 @@ class Scheduler:
     # --- what the cycle tells -------------------------------------------------------------------
 
     def _observe(self, infos: list[dict[str, Any]], report: dict[str, Any]) -> None:
+        assert self._load is not None
+        self._load.add(infos, report)
         for info in infos:
-            self._seconds["worker"].update(info["seconds"])
             for return_, length in info.get("episodes", ()):
                 self._window.returns.append(return_)
                 self._window.lengths.append(length)
             self._window.sums.update(info.get("metrics", {}))
-        self._seconds["learner"].update(report["seconds"])
         for told in (*infos, report):
             self._count_not_finite(told.get("not_finite"))
         self._window.lags += report["lags"]
@@ -364,6 +380,9 @@ class Scheduler:
     def _record_if_due(self) -> None:
         if time.monotonic() - self._window.began >= self.experiment.tracking.every_s:
             self._record()
+            assert self._load is not None
+            if time.monotonic() - self._load.since >= LOAD_EVERY_S:
+                self._record_load()
 
     def _record(self) -> None:
         """One line of metrics, of everything since the last one."""
@@ -385,6 +404,13 @@ class Scheduler:
         self.record("train", values | self._latest)
         self._window = Window(now, self.ticks())
 
+    def _record_load(self) -> None:
+        """One line of what each worker did since the last one."""
+        assert self._load is not None
+        values = self._load.take(time.monotonic(), self.crew.begun_anew, self.crew.away())
+        clocks = {k: v for k, v in asdict(self.cycle.counters).items() if k in CLOCKS}
+        self.record("workers", clocks | values)
+
     def _display_if_due(self) -> None:
         now = time.monotonic()
         if now - self._displayed >= DISPLAY_EVERY_S:
@@ -402,24 +428,19 @@ class Scheduler:
         done = fraction - self._first_fraction
         left = elapsed * (1.0 - fraction) / done if done > 0 else None
         counters = asdict(self.cycle.counters)
-        return Progress(counters, rate, fraction, left, self._latest, self.evaluation)
+        present = self.experiment.scheduler.workers - len(self.crew.away())
+        share = self._time_share()["time_share"]
+        return Progress(
+            counters, rate, fraction, left, self._latest, self.evaluation, present, share
+        )
 
     def _time_share(self) -> dict[str, Any]:
         """Where each role's time went, as shares of the run, and which of them held it up."""
-        wall = self._elapsed()
-        count = self.experiment.scheduler.workers
-        share = {
-            "worker": {k: v / wall / count for k, v in self._seconds["worker"].items()},
-            "learner": {k: v / wall for k, v in self._seconds["learner"].items()},
-        }
-        busy = {
-            role: {what: value for what, value in parts.items() if what != "waiting"}
-            for role, parts in share.items()
-        }
-        held = {f"{role}: {w}": value for role, parts in busy.items() for w, value in parts.items()}
-        # What is left is the driver's share: calls, records, waiting for the last worker.
-        held["driver"] = max(0.0, 1.0 - max(sum(parts.values()) for parts in busy.values()))
-        return {"time_share": share, "bottleneck": max(held, key=held.__getitem__)}
+        assert self._load is not None
+        elapsed, workers = self._elapsed(), self.experiment.scheduler.workers
+        whole = {"worker": elapsed * workers, "learner": elapsed}
+        share = time_share(self._load.seconds, whole)
+        return {"time_share": share, "bottleneck": bottleneck(share)}
 
     # --- evaluation -----------------------------------------------------------------------------
 
@@ -436,6 +457,8 @@ class Scheduler:
 
     def _collect_or_launch(self, before: float) -> None:
         self._collect(wait=False)
+        self._filming.collect(self.backend, self.crew)
+        self._gallery.collect(self.backend, self.crew)
         if self._due(self.experiment.evaluation.every, before) and self._reached is None:
             self._collect(wait=True)  # one at a time, so that which is first to pass is certain
             if self._reached is None:
@@ -444,6 +467,18 @@ class Scheduler:
     def _launch_evaluation(self) -> None:
         self._evaluated_version = self.cycle.version
         self._ask_evaluator(self.cycle.weights, replace(self.cycle.counters))
+        self._film()
+
+    def _film(self, last: bool = False) -> None:
+        """Have the present weights shown, if that is due; the last ones are waited for."""
+        self._filming.collect(self.backend, self.crew, wait=last)
+        self._filming.ask(self.backend, self.crew, self.cycle.weights, int(self.ticks()), last)
+        self._filming.collect(self.backend, self.crew, wait=last)
+        if last:
+            counters = asdict(self.cycle.counters)
+            self._gallery.collect(self.backend, self.crew, wait=True)
+            self._gallery.ask(self.backend, self.crew, self.cycle.weights, counters, last)
+            self._gallery.collect(self.backend, self.crew, wait=True)
 
     def _ask_evaluator(self, weights: Any, counters: Counters) -> None:
         """Begin the evaluation of some weights; the clock of their time seeds its episodes."""
@@ -469,23 +504,11 @@ class Scheduler:
         needed = self.experiment.stop.target_evaluations
         self._scores = [*self._scores, self.evaluation["mean"]][-needed:]
         self.record("evaluation", asdict(counters) | self.evaluation)
+        self._gallery.collect(self.backend, self.crew)
+        self._gallery.ask(self.backend, self.crew, weights, asdict(counters))
+        self._gallery.collect(self.backend, self.crew)
         if self._target_met():
             self._reached = weights
-
-    def _save_pictures(self) -> None:
-        """Samples and reconstructions of the final weights, where the model makes them."""
-        shape = self.problem.data_shape
-        if not pictures.drawable(shape):
-            return
-        shown = self.crew.ask(self.crew.evaluator, "the evaluator", "pictures", self.cycle.weights)
-        folder = self.run_dir / rundir.PICTURES
-        folder.mkdir(exist_ok=True)
-        if "samples" in shown:
-            pictures.save_grid(folder / "samples.png", shown["samples"], shape)
-        if "reconstructions" in shown:
-            pictures.save_reconstructions(
-                folder / "reconstructions.png", shown["originals"], shown["reconstructions"], shape
-            )
 
     # --- checkpoints ----------------------------------------------------------------------------
 

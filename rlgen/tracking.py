@@ -1,25 +1,29 @@
-"""Metrics of a run: ``metrics.jsonl`` is the truth, and what other sinks are fed from."""
+"""Metrics of a run: ``metrics.jsonl`` is the truth, and what the sinks are fed from."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
+import queue
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlgen import sinks
 from rlgen.config import Experiment
 
 METRICS = "metrics.jsonl"
+WAITING = 10_000  # records that a slow sink may be behind
+FINISH_S = 60.0  # for a sink to send what is left when the run has ended
 
 
 class Tracker:
-    """Appends one JSON line per record, flushed at once, so that a kill loses nothing.
-
-    A sink that fails warns once and is left out; it never stops a run.
-    """
+    """Appends one JSON line per record, flushed at once, so that a kill loses nothing."""
 
     def __init__(self, run_dir: Path, experiment: Experiment, warn: Callable[[str], None]) -> None:
         # Unbuffered: a line that the disk has no room for is left out, and does not wait.
@@ -29,17 +33,22 @@ class Tracker:
         self._torn = False  # the last line of the file has no end
         self._full = False  # and the user knows
         self._warn = warn
-        self._wandb: Any = None
-        if experiment.tracking.wandb != "off":
-            self._guarded(lambda: self._start_wandb(run_dir, experiment))
+        self._feeds: list[Feed] = []
+        if names := sinks.wanted(experiment.tracking):
+            try:
+                about = sinks.about(run_dir, experiment.dump(), experiment.clock)
+            except OSError as error:
+                warn(f"tracking: {error}; going on without {', '.join(names)}")
+                return
+            self._feeds = [Feed(name, about, experiment.tracking.wandb) for name in names]
 
     def record(self, kind: str, values: dict[str, Any]) -> None:
-        """Write one record of a kind (``train``, ``evaluation``, ``event``, ``summary``)."""
-        self._write(json.dumps({"kind": kind, "time": round(time.time(), 3), **values}))
-        if self._wandb is not None:
-            # The run's own counters are the x axes: wandb drops rows whose step goes backwards.
-            flat = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
-            self._guarded(lambda: self._wandb.log(flat))
+        """Write one record of a kind: ``train``, ``evaluation``, ``workers``, ``event`` ..."""
+        record = {"kind": kind, "time": round(time.time(), 3), **values}
+        self._write(json.dumps(record))
+        for feed in self._feeds:
+            feed.put(record)
+        self._tell()
 
     def _write(self, line: str) -> None:
         """Append one line; without room for it the run goes on."""
@@ -57,37 +66,81 @@ class Tracker:
             self._warn(f"{METRICS}: {reason}; records are left out until there is room again")
 
     def close(self, summary: dict[str, Any] | None) -> None:
-        """Close the file and finish the sinks."""
-        if self._wandb is not None:
-            self._guarded(lambda: self._finish_wandb(summary))
+        """Finish the sinks and close the file."""
+        deadline = time.monotonic() + FINISH_S
+        for feed in self._feeds:
+            feed.finish(summary, deadline)
+        for feed in self._feeds:
+            feed.join(deadline)
+        self._tell()
         self._file.close()
 
-    def _start_wandb(self, run_dir: Path, experiment: Experiment) -> None:
-        import wandb
+    def _tell(self) -> None:
+        """Pass on what the sinks have to say, in the thread of the run."""
+        for feed in self._feeds:
+            while feed.messages:
+                self._warn(f"tracking.{feed.messages.popleft()}")
 
-        run = wandb.init(
-            project=experiment.tracking.project,
-            name=run_dir.name,
-            group=experiment.name,
-            dir=str(run_dir),
-            mode=experiment.tracking.wandb,  # type: ignore[arg-type]
-            config=experiment.dump(),
-            settings=wandb.Settings(silent=True),
+
+class Feed:
+    """Hands records to one sink in a thread of its own: the run neither fails nor waits with it.
+
+    A sink that fails says so once and is left out. One that is slow is given no more than it can
+    take, and says so at the end; the run's file has everything, and ``rlgen sync`` brings it there.
+
+    Attributes:
+        messages: for the user, and not yet told.
+    """
+
+    def __init__(self, name: str, about: sinks.About, mode: str) -> None:
+        self.name = name
+        self.messages: deque[str] = deque()
+        self._later = f"'rlgen sync {about.folder} --to {name}' brings it there"
+        self._queue: queue.Queue[sinks.Record | None] = queue.Queue(WAITING)
+        self._left_out = 0
+        self._failed = False
+        self._summary: dict[str, Any] | None = None
+        opened = functools.partial(sinks.open_sink, name, about, mode, self.messages.append)
+        self._thread = threading.Thread(
+            target=self._work, args=(opened,), name=f"sink {name}", daemon=True
         )
-        run.define_metric("*", step_metric=f"train/{experiment.clock}")
-        self._wandb = run
+        self._thread.start()
 
-    def _finish_wandb(self, summary: dict[str, Any] | None) -> None:
-        self._wandb.summary.update(summary or {})
-        self._wandb.finish()
-
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def put(self, record: sinks.Record) -> None:
+        """Have a record taken, sooner or later."""
+        if self._failed:
+            return
         try:
-            action()
+            self._queue.put_nowait(record)
+        except queue.Full:
+            self._left_out += 1
+
+    def finish(self, summary: dict[str, Any] | None, deadline: float) -> None:
+        """Say that nothing follows but the summary."""
+        self._summary = summary
+        if self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(None, timeout=max(0.0, deadline - time.monotonic()))
+
+    def join(self, deadline: float) -> None:
+        """Wait until the sink is through, but no longer."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive() and not self._failed:
+            self.messages.append(f"{self.name}: not through after {FINISH_S:g} s; {self._later}")
+        elif self._left_out:
+            count = f"{self._left_out:,} records were left out"
+            self.messages.append(f"{self.name}: too slow, {count}; {self._later}")
+
+    def _work(self, opened: Callable[[], sinks.Sink]) -> None:
+        try:
+            sink = opened()
+            while (record := self._queue.get()) is not None:
+                sink.record(record)
+            sink.close(self._summary)
         except Exception as error:  # whatever a third party's sink may raise
-            self._wandb = None
+            self._failed = True
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            self._warn(f"tracking.wandb: {reason}; going on without it")
+            self.messages.append(f"{self.name}: {reason}; going on without it; {self._later}")
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

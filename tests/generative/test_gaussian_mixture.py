@@ -167,10 +167,8 @@ def test_digits_beat_one_gaussian(tmp_path: Path) -> None:
     assert scores["gaussian-mixture-digits"] > scores["gaussian-digits"] + 5  # 58.0 and 46.3
     mixture = runs["gaussian-mixture-digits"]
     assert mixture.summary["stop_reason"] == "converged"
-    assert {p.name for p in (mixture.dir / "pictures").iterdir()} == {
-        "samples.png",
-        "reconstructions.png",
-    }
+    drawn = {p.stem.partition("-")[0] for p in (mixture.dir / "pictures").iterdir()}
+    assert drawn == {"samples", "reconstructions"}
 
 
 def test_draws_follow_the_density() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +151,10 @@ def test_train_sums_up_and_says_what_is_next(in_tmp):
     result = rlgen("train", *AGENT)
     assert result.exit_code == 0, result.stderr
     assert "where the time went" in result.stdout and "bottleneck: " in result.stdout
-    assert f"next: rlgen eval runs{os.sep}q-learning-cliff{os.sep}" in result.stdout
+    folder = f"runs{os.sep}q-learning-cliff{os.sep}"
+    assert f"next: rlgen eval {folder}" in result.stdout
+    assert f"rlgen plot curves {folder}" in result.stdout
+    assert f"rlgen play {folder}" in result.stdout
     assert "greedy return" in result.stdout
 
 
@@ -334,6 +338,11 @@ PROGRESS = Progress(
     seconds_left=31.6,
     latest={"entropy": 0.61234, "episode_return": 123.44},
     evaluation={"metric": "return", "mean": 500.0, "std": 0.0, "episodes": 20},
+    present=1,
+    time_share={
+        "worker": {"waiting": 0.1, "environment": 0.5, "inference": 0.36, "process": 0.04},
+        "learner": {"update": 0.1, "waiting": 0.9},
+    },
 )
 
 
@@ -358,8 +367,64 @@ def test_a_terminal_gets_a_live_picture(capsys):
     seen = console.file.getvalue()
     assert "starting 1 worker (inline)" in seen  # before the first cycle
     assert "43%" in seen and "0:00:32 left" in seen and "1,790 env_steps/s" in seen
-    assert "evaluation: greedy return 500.0 ± 0.0 over 20 episodes" in seen
+    assert "evaluation: greedy return 500.0 ± 0.0 over 20 episodes  target -8" in seen
+    assert "1 of 1 worker  worker: environment 50% inference 36% waiting 10%" in seen
+    assert "learner: waiting 90% update 10%" in seen and "process" not in seen
     assert capsys.readouterr().out == ""
+
+
+def test_the_live_picture_has_the_latest_returns_and_evaluations_as_sparklines():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    show = display.Display(load_experiment("impala-cartpole", ["scheduler.workers=3"]), console)
+    with show:
+        latest = {"lag_mean": 1.25, "lag_max": 3}  # one dict, as the scheduler's
+        for mean in (0.0, 35.0, 70.0, 70.0):
+            evaluation = PROGRESS.evaluation | {"mean": mean}
+            latest["episode_return"] = 7.0 - mean / 10
+            for _ in range(2):  # the same ones again
+                show(replace(PROGRESS, latest=latest, evaluation=evaluation, present=2))
+    seen = console.file.getvalue()
+    assert "return █▅▁ 0" in seen
+    assert "over 20 episodes  target 475  ▁▅██" in seen
+    assert "2 of 3 workers  lag 1.25, at most 3" in seen
+    assert "lag_mean" not in seen
+
+
+@pytest.mark.parametrize(
+    ("values", "blocks"),
+    [
+        ([0.0, 1.0, 2.0, 7.0], "▁▂▃█"),
+        ([3.0, 3.0], "▁▁"),
+        ([1.0, math.nan, -math.inf, 2.0], "▁  █"),
+        ([math.nan], " "),
+        ([], ""),
+    ],
+)
+def test_a_sparkline_is_as_high_as_its_values(values, blocks):
+    assert display.sparkline(values) == blocks
+
+
+@pytest.mark.parametrize("width", [100, 80, 40, 24])
+def test_no_line_is_wider_than_the_terminal_and_nothing_is_lost(width):
+    console = Console(file=io.StringIO(), width=width, record=True, force_terminal=True)
+    show = display.Display(load_experiment("q-learning-cliff"), console)
+    show.progress = PROGRESS
+    console.print(show._picture())
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    for part in ("43% 0:00:32 left", "env_steps 43,008", "1,790 env_steps/s", "entropy 0.6123"):
+        assert part in text, part
+    assert "evaluation: greedy return 500.0 ± 0.0 over 20 episodes" in text
+    assert "q-learning-cliff" in text and "learner: waiting 90% update 10%" in text
+
+
+def test_a_pipe_is_told_of_lost_workers(capsys, monkeypatch):
+    monkeypatch.setattr(display, "SECONDS_PER_LINE", 0.0)
+    experiment = load_experiment("impala-cartpole", ["scheduler.workers=3"])
+    with display.Display(experiment, Console(file=io.StringIO())) as show:
+        show(replace(PROGRESS, present=2))
+    assert "left  2 of 3 workers  episode_return" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("terminal", [True, False])

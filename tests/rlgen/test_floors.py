@@ -13,17 +13,18 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = {"rlgen": "rlgen"} | {f: f"rlgen.{f}" for f in ("agents", "envs", "generative")}
 FLOORS = {
     0: "errors config counters registry batch returns networks schedules moments demonstrations "
-    "parcel search",
+    "parcel search workload palette",
     1: "algorithm replay linked_replay priorities links frames finite state recall checkpoint "
-    "tracking storage rundir history backends",
+    "tracking sinks storage rundir history videos backends",
     2: "agents envs generative configs",
     3: "problem rollout sources learner peers evaluation assessment",
-    4: "plan crew cycle scheduler",
-    5: "api cli command chaos jobs shipping deploy plots figures display doctor results "
-    "model_results sweeps sweeping __init__ __main__",
+    4: "plan crew cycle filming gallery scheduler",
+    5: "api cli command play report sync chaos jobs shipping deploy plots figures curves "
+    "value_maps drawing display doctor results dashboard model_results sweeps sweeping "
+    "new schema export card outline completion examples __init__ __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
-OWNERS = {"ray": "rlgen.backends.", "wandb": "rlgen.tracking"}
+OWNERS = {"ray": "rlgen.backends.", "wandb": "rlgen.sinks"}
 ALGORITHMS = {target.partition(":")[0] for target in (registry.AGENTS | registry.MODELS).values()}
 LONGEST = 160  # lines of an algorithm's file
 
@@ -83,7 +84,7 @@ def test_every_import_goes_down():
         ("rlgen.agents.dqn", "from rlgen.agents import a3c", "one algorithm to another"),
         ("rlgen.agents.dqn", "from . import a3c", "absolutely"),
         ("rlgen.scheduler", "import ray", "only rlgen.backends.* may"),
-        ("rlgen.generative.vae", "from wandb.sdk import init", "only rlgen.tracking* may"),
+        ("rlgen.generative.vae", "from wandb.sdk import init", "only rlgen.sinks* may"),
     ],
 )
 def test_a_wrong_import_is_found(module, source, message):

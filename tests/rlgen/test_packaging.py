@@ -90,8 +90,11 @@ def test_the_wheel_holds_every_source_and_configuration(tmp_path):
         for path in (ROOT / folder).rglob("*.py")
     }
     ready = [*config_names(), *sweep_names()]
-    expected |= {f"rlgen/configs/{name}.yaml" for name in ready} | {"rlgen/py.typed"}
+    expected |= {f"rlgen/configs/{name}.yaml" for name in ready}
+    expected |= {"rlgen/py.typed", "rlgen/report.html"}
     expected |= {f"rlgen/configs/{path.name}" for path in (ROOT / "configs").glob("*.npz")}
+    assets = (ROOT / "rlgen" / "dashboard" / "assets").glob("*")
+    expected |= {f"rlgen/dashboard/assets/{path.name}" for path in assets}
     texts = (ROOT / "generative" / "texts").glob("*.txt")
     expected |= {f"rlgen/generative/texts/{path.name}" for path in texts}
     assert {name for name in held if ".dist-info/" not in name} == expected

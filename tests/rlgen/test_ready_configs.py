@@ -101,10 +101,8 @@ def test_vae_on_digits_learns_to_sample_and_reconstruct(tmp_path):
     start = train("vae-digits", tmp_path, **{"stop.epochs": 1}).evaluate()["mean"]
     assert run.evaluate()["mean"] > start + 3
     assert run.sample(5).shape == (5, 8, 8)
-    assert {p.name for p in (run.dir / "pictures").iterdir()} == {
-        "samples.png",
-        "reconstructions.png",
-    }
+    drawn = {p.stem.partition("-")[0] for p in (run.dir / "pictures").iterdir()}
+    assert drawn == {"samples", "reconstructions"}
 
 
 def test_rbm_logs_the_free_energy_of_train_and_validation(tmp_path):

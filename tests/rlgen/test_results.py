@@ -4,11 +4,10 @@ import json
 from functools import partial
 
 import numpy as np
-import pytest
 from typer.testing import CliRunner
 
 import rlgen
-from rlgen import cli, config, model_results, registry, results, tracking
+from rlgen import cli, config, model_results, registry, results
 from rlgen.errors import ConfigError
 from rlgen.scheduler import Scheduler
 
@@ -24,62 +23,6 @@ def answer(*arguments):
     done = bench(*arguments, "--json")
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_the_interval_is_the_bootstraps():
-    """A plain loop over resampled means, and the two ends of the percentile method."""
-    values = np.array([[1.0, 5.0], [2.0, 5.0], [4.0, 5.0], [9.0, 5.0]])
-    rng = np.random.default_rng(3)
-    means = [values[rng.integers(4, size=4)].mean(axis=0) for _ in range(20_000)]
-    low, high = results.interval(values)
-    expected = np.percentile(means, [2.5, 97.5], axis=0)
-    np.testing.assert_allclose(low, expected[0], atol=0.3)
-    np.testing.assert_allclose(high, expected[1], atol=0.3)
-    assert (low[1], high[1]) == (5.0, 5.0)  # four equal values leave no doubt
-    assert results.interval(np.array([7.0])) == (7.0, 7.0)
-
-
-def written_run(folder, points):
-    folder.mkdir()
-    lines = [
-        {"kind": "evaluation", "metric": "return", "env_steps": steps, "mean": mean}
-        for steps, mean in points
-    ]
-    (folder / tracking.METRICS).write_text("\n".join(map(json.dumps, lines)))
-    return {"run_dir": str(folder)}
-
-
-def test_a_run_that_has_ended_keeps_its_last_value(tmp_path):
-    experiment = config.load_experiment("q-learning-cliff")
-    first = written_run(
-        tmp_path / "a",
-        [(100, 0.0), (200, 10.0), (300, 10.0), (350, 10.0), (400, 10.0), (600, 30.0)],
-    )
-    second = written_run(
-        tmp_path / "b", [(50, 4.0), (60, 4.0), (70, 4.0), (80, 4.0), (100, 4.0), (300, 8.0)]
-    )
-    figure, ticks, curves = results.curves_of(experiment, [first, second])
-    assert figure == "greedy return"
-    assert (ticks[0], ticks[-1]) == (100.0, 600.0)  # from where both have a value
-    assert curves.shape == (2, results.POINTS)
-    assert curves[:, -1].tolist() == [30.0, 8.0]
-    assert curves[:, 0].tolist() == [0.0, 4.0]
-    middle = np.searchsorted(ticks, 500.0)
-    assert curves[0, middle] == pytest.approx(10.0 + (ticks[middle] - 400.0) / 10.0)
-
-
-def test_a_curve_shows_what_changes(tmp_path):
-    """Every way to the goal is worth 1: so the length of the episodes is what was learned."""
-    experiment = config.load_experiment("options-four-rooms")
-    summary = written_run(tmp_path / "a", [(step, 1.0) for step in range(100, 900, 100)])
-    with (tmp_path / "a" / tracking.METRICS).open("a") as file:
-        for steps, length in ((100, 300.0), (500, 20.0)):
-            train = {"kind": "train", "env_steps": steps, "episode_return": 1.0}
-            file.write("\n" + json.dumps(train | {"episode_length": length}))
-    figure, ticks, curves = results.curves_of(experiment, [summary])
-    assert figure == "episode length"
-    assert (ticks[0], ticks[-1]) == (100.0, 500.0)
-    assert (curves[0, 0], curves[0, -1]) == (300.0, 20.0)
 
 
 def test_the_page_says_what_the_runs_did_and_finished_runs_are_used_again(tmp_path):

@@ -85,6 +85,8 @@ def test_a_killed_worker_changes_no_weight_of_a_sync_run(name, kind, kills, tmp_
     assert run.summary["restarts"] == len(kills)
     told = [event for event in events(run) if "anew" in event]
     assert len(told) == len(kills) and all("died" in event for event in told)
+    *_, workers = (r for r in tracking.read_metrics(run.dir) if r["kind"] == "workers")
+    assert workers["restarts"] == [[index for index, _ in kills].count(i) for i in (0, 1)]
     undisturbed = train(name, tmp_path, longer)
     np.testing.assert_array_equal(run.weights, undisturbed.weights)
     assert run.summary["env_steps"] == undisturbed.summary["env_steps"]
@@ -101,6 +103,23 @@ def test_a_killed_evaluator_is_replaced_and_its_evaluation_done_again(tmp_path, 
     undisturbed = train("q-learning", tmp_path, changes)
     records = tracking.read_metrics(undisturbed.dir)
     assert means == [r["mean"] for r in records if r["kind"] == "evaluation"]
+
+
+@pytest.mark.slow
+def test_an_evaluator_that_dies_over_its_pictures_costs_these_pictures_only(tmp_path, killing):
+    killing(("Evaluator", 0, "pictures", 2))
+    changes = {"evaluation.every": 1, "stop.epochs": 4}
+    run = train("vae", tmp_path, ON_RAY | changes)
+    undisturbed = train("vae", tmp_path, changes)
+    (lost,) = (event for event in events(run) if "pictures" in event)
+    assert "the pictures at epochs 2" in lost and "are lost: the evaluator died" in lost
+    for name in ("samples", "reconstructions"):
+        there = [path.name for path in sorted((run.dir / "pictures").glob(f"{name}*"))]
+        wanted = [path.name for path in sorted((undisturbed.dir / "pictures").glob(f"{name}*"))]
+        assert there == [n for n in wanted if n != f"{name}-0000000002.png"]
+        for file in there:
+            made = (run.dir / "pictures" / file).read_bytes()
+            assert made == (undisturbed.dir / "pictures" / file).read_bytes()
 
 
 def test_a_killed_learner_ends_the_run_and_is_named(tmp_path, killing):
@@ -134,6 +153,9 @@ def test_an_async_run_goes_on_with_the_others_while_a_worker_is_away(tmp_path, k
     )
     assert run.summary["restarts"] == 2
     assert run.summary["stop_reason"] == "env_steps"
+    *_, workers = (r for r in tracking.read_metrics(run.dir) if r["kind"] == "workers")
+    # Each has begun anew, or is still away.
+    assert [bool(workers["restarts"][i]) or i in workers["away"] for i in (0, 1)] == [True, True]
     told = [event for event in events(run) if "starting it anew in" in event]
     assert "in 0.5 s" in told[0] and "in 1 s" in told[1]  # twice as long
 

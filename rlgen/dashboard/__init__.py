@@ -1,0 +1,1 @@
+"""``rlgen dashboard``: the runs of a folder on a local web page, live."""

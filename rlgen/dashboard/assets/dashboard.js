@@ -1,0 +1,52 @@
+// What the page does without asking the server.
+window.dash_clientside = window.dash_clientside || {};
+window.dash_clientside.rlgen = {
+  // The selections of both tables, as ids. A table that has not reported yet keeps what it had.
+  choose(runs, experiments, before) {
+    const ids = (rows) => rows === undefined || rows === null ? [] : rows.ids || rows.map((r) => r.id);
+    const chosen = { runs: ids(runs).sort(), experiments: ids(experiments).sort() };
+    return JSON.stringify(chosen) === JSON.stringify(before)
+      ? window.dash_clientside.no_update : chosen;
+  },
+  clear() {
+    return [[], []];
+  },
+  selected(chosen) {
+    if (!chosen) return "";
+    const many = (n, noun) => (n ? [`${n} ${noun}${n === 1 ? "" : "s"}`] : []);
+    const said = [...many(chosen.runs.length, "run"), ...many(chosen.experiments.length, "experiment")];
+    return said.length ? `${said.join(" and ")} chosen` : "nothing chosen";
+  },
+  list(shown) {
+    return [shown !== "runs", shown !== "experiments"];
+  },
+  tab(shown) {
+    return [shown !== "curves", shown === "curves"];
+  },
+  find(text, options) {
+    const wanted = { ...options, quickFilterText: text || "" };
+    return [wanted, wanted];
+  },
+  // The address always says what is seen, so that it can be sent to someone.
+  keep(chosen, view, list, figures, x, seeds, logs, smoothing, find) {
+    if (!chosen) return window.dash_clientside.no_update;
+    const said = new URLSearchParams();
+    chosen.runs.forEach((id) => said.append("run", id));
+    chosen.experiments.forEach((name) => said.append("experiment", name));
+    said.append("view", view);
+    if (list === "experiments") said.append("list", list);
+    (figures || []).forEach((name) => said.append("figure", name));
+    if (x) said.append("x", x);
+    if (seeds === "each") said.append("seeds", seeds);
+    if (logs && logs.length) said.append("log", logs.join(""));
+    if (smoothing) said.append("smoothing", smoothing);
+    if (find) said.append("find", find);
+    const readable = said.toString().replaceAll("%2F", "/");
+    window.history.replaceState(null, "", `?${readable}`);
+    return window.dash_clientside.no_update;
+  },
+  frame(index, frames) {
+    const [said, source] = frames[index];
+    return [source, said];
+  },
+};

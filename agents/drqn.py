@@ -73,6 +73,7 @@ class DRQN(Algorithm):
     uses_network = True
     network_options = ("torso", "memory")
     modes = ("sync", "async")
+    data_parallel = whole_batch = True
     config: DRQNConfig
 
     @classmethod
@@ -106,7 +107,11 @@ class DRQN(Algorithm):
 
     def update(self, batch: dict[str, Tensor]) -> Metrics:
         """Descend on one minibatch of sequences ``(L, B, ...)``."""
-        c, state = self.config, batch["state"][0]
+        c, counts = self.config, batch["valid"].clone()
+        # Steps of the burn-in have no loss; those of an episode's beginning need none.
+        counts[: c.burn_in] &= (batch["state"][0] == 0).all(dim=-1)
+        batch = self.part(batch | {"valid": counts}, 1)
+        counts, state = batch["valid"], batch["state"][0]
         # The successor of each step is the observation of the next, where there is one.
         seen = torch.cat([batch["observation"][:1], batch["next_observation"]])
         values = self.network.sequence(seen, state)
@@ -114,8 +119,6 @@ class DRQN(Algorithm):
             next_values = self.target.sequence(seen, state)[1:]
             choosing = values[1:] if c.double else next_values
             y = td_target(batch["reward"], batch["terminated"], c.gamma, next_values, choosing)
-        counts = batch["valid"].clone()
-        counts[: c.burn_in] &= (state == 0).all(dim=-1)  # an episode's beginning needs none
         rows = counts.sum().clamp(min=1)
         q = values[:-1].gather(-1, batch["action"].unsqueeze(-1)).squeeze(-1)
         loss = (counts * (q - y).square()).sum() / rows

@@ -59,6 +59,7 @@ class GAIL(Algorithm):
     Config = GAILConfig
     uses_network = True
     uses_demonstrations = True
+    data_parallel = whole_batch = True
     config: GAILConfig
 
     @classmethod
@@ -97,14 +98,15 @@ class GAIL(Algorithm):
         rows["advantage"] = (rows["advantage"] - mean) / (deviation + 1e-8)
         for _ in range(c.epochs):
             for minibatch in shuffled(rows, parts):
-                metrics |= self._imitate(minibatch)
+                metrics |= self._imitate(self.part(minibatch, 0))
         return metrics
 
     def _discriminate(self, policy: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of the discriminator, on as many of the expert's steps."""
         count = len(policy["action"])
         drawn = self.shown.columns("train", self.rng.integers(self.shown.count(), size=count))
-        expert = to_tensors(drawn, str(policy["action"].device))
+        expert = self.part(to_tensors(drawn, str(policy["action"].device)), 0)
+        policy = self.part(policy, 0)
         real = self.discriminator(expert["observation"], expert["action"])
         fake = self.discriminator(policy["observation"], policy["action"])
         loss = functional.softplus(-real).mean() + functional.softplus(fake).mean()

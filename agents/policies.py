@@ -159,7 +159,7 @@ def shuffled(columns: Columns, parts: int, axis: int = 0) -> Iterator[Columns]:
         axis: what is shuffled.
     """
     first = next(iter(columns.values()))
-    order = torch.randperm(first.shape[axis], device=first.device)
+    order = torch.randperm(first.shape[axis]).to(first.device)  # the same on every device
     pieces = {
         name: column.index_select(axis, order).tensor_split(parts, axis)
         for name, column in columns.items()

@@ -64,6 +64,7 @@ class PPO(Algorithm):
     uses_network = True
     network_options = ("torso", "memory")
     modes = ("sync", "async")
+    data_parallel = whole_batch = True
     config: PPOConfig
 
     @classmethod
@@ -96,7 +97,7 @@ class PPO(Algorithm):
         parts = min(max(size // c.minibatch_size, 1), most)
         for _ in range(c.epochs):
             for minibatch in shuffled(rows, parts, axis):
-                metrics = self._step(minibatch)
+                metrics = self._step(self.part(minibatch, axis))
         return metrics
 
     def _rows(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -79,6 +79,17 @@ class Generator(nn.Module):
             labels = torch.arange(n, device=device) % self.classes
         return torch.cat([z, functional.one_hot(labels, self.classes)], dim=1)
 
+    def relabelled(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """The codes ``(n, k)`` with other labels ``(n,)``.
+
+        Raises:
+            ConfigError: the model is not conditional.
+        """
+        if not self.classes:
+            raise ConfigError("label: this model learned none; train with conditional=true")
+        shown = functional.one_hot(labels, self.classes)
+        return torch.cat([codes[:, : self.latent], shown], dim=1)
+
     def forward(self, codes: Tensor) -> Tensor:
         """Rows ``(n, d)`` in the units of the data."""
         rows = self.layers(codes).movedim(1, -1).flatten(1)  # channels last

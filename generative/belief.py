@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-import torch
 from torch import Tensor, nn
 
 from rlgen.algorithm import Estimate
@@ -31,6 +30,7 @@ class BeliefNetwork(nn.Module):
 
     def __init__(self, mean: Tensor, sizes: list[int]) -> None:
         super().__init__()
+        self.mean = mean
         self.generative = Stack(mean, sizes)
         self.recognition = Stack(mean, sizes[:-1])
 
@@ -55,9 +55,13 @@ class BeliefNetwork(nn.Module):
         return descend([*down, top], z, draws=False)[0]
 
     def dream(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless Gibbs chains of the top machine, from coin tosses: h_(L-1), h_L ``(n, m)``."""
-        top = self.layers[2]
-        above = draw(torch.full((n, len(top.hidden_bias)), 0.5).to(top.weight))
+        """Endless Gibbs chains of the top machine: h_(L-1), h_L ``(n, m)``.
+
+        They begin above pixels drawn by their means, as Hinton, Osindero & Teh's do.
+        """
+        _, up, top = self.layers
+        pixels = draw(self.mean.to(top.weight).expand(n, -1))
+        above = climb([*up, top], pixels, draws=True)[-1]
         while True:
             below = draw(visible_input(top, above).sigmoid_())
             above = draw(hidden_input(top, below).sigmoid_())

@@ -11,7 +11,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,8 @@ ROOT_VARIABLE = "RLGEN_DATA"
 SPLITS = ("train", "validation", "test")
 # First words of the random streams, so that splits, epochs and densities never share one.
 _SPLIT, _EPOCH, _DENSITY = 10, 11, 12
+_SHADES = np.arange(256, dtype=np.float32)  # what a pixel can be, before it is scaled
+_LOOKED_AT = 4_096  # rows at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,26 +100,30 @@ class DataSet:
             return 0.0, 1.0
         return float(self.train.min() / self.scale), float(self.train.max() / self.scale)
 
-    def outside(self, low: float, high: float) -> str:
-        """The first value of the source not in [low, high], in words; "" where all are.
+    def first(self, bad: Callable[[np.ndarray], np.ndarray]) -> str:
+        """The first value of the source that is ``bad``, in words; "" where none is.
 
         Rows of every split count: the held-out ones are scored too.
+
+        Args:
+            bad: which of ``(...)`` float32 values are, ``(...)`` bool.
         """
-        found: list[tuple[int, int, float]] = []
         if self.binarize:
-            return "" if low <= 0 and high >= 1 else "0 and 1"
+            return "0 and 1" if bad(np.array([0, 1], np.float32)).any() else ""
+        if self.train.dtype == np.uint8 and not bad(_SHADES / np.float32(self.scale)).any():
+            return ""  # whatever pixels there are
+        found: list[tuple[int, int, float]] = []
         for split in SPLITS:
-            stored = self._stored(split)
-            if low <= stored.min() / self.scale <= stored.max() / self.scale <= high:
-                continue
-            x = self.rows(split, np.arange(len(stored)))
-            bad = (x < low) | (x > high)
-            rows = np.flatnonzero(bad.any(axis=1))
-            if len(rows):
-                origin = self.origin.get(split, np.arange(len(x)))
-                row = rows[origin[rows].argmin()]
-                column = int(bad[row].argmax())
-                found.append((int(origin[row]), column, float(x[row, column])))
+            count = self.count(split)
+            origin = self.origin.get(split, np.arange(count))
+            for first in range(0, count, _LOOKED_AT):
+                x = self.rows(split, np.arange(first, min(first + _LOOKED_AT, count)))
+                wrong = bad(x)
+                rows = np.flatnonzero(wrong.any(axis=1))
+                if len(rows):
+                    row = rows[origin[first + rows].argmin()]
+                    column = int(wrong[row].argmax())
+                    found.append((int(origin[first + row]), column, float(x[row, column])))
         if not found:
             return ""
         row, column, value = min(found)

@@ -14,7 +14,7 @@ from rlgen.algorithm import Algorithm, Estimate, Metrics, Problem
 from rlgen.config import Count, Decay, Hyperparameters, NotNegative, Positive, Whole
 from rlgen.generative import layers
 from rlgen.generative.belief import BeliefNetwork
-from rlgen.generative.boltzmann import momentum_sgd
+from rlgen.generative.boltzmann import follow, momentum_sgd
 from rlgen.generative.partition import Chains
 from rlgen.generative.variational import bernoulli_log_prob
 
@@ -28,8 +28,8 @@ class DBN(Algorithm):
     1. Greedily, for ``epochs_per_layer`` each, from the bottom up: layer l is a machine of draws
        h_l, trained by CD-k (Algorithm 12.2). Then G_l = R_l = W_l.
     2. For ``up_down_epochs``, contrastive wake-sleep, its rate falling to 0 along a line. Wake:
-       draw h_1 ... h_(L-1) upwards. The top machine: CD-k from h_(L-1), to h'_(L-1). Sleep: draw
-       h' from there downwards, to x'. Then
+       draw h_1 ... h_(L-1) upwards. The top machine: CD-k from h_(L-1), or persistent chains, to
+       h'_(L-1). Sleep: draw h' from there downwards, to x'. Then
 
            G_l <- G_l + lr <(h_l - s(G_l h_(l+1) + g_l)) h_(l+1)'>
            R_l <- R_l + lr <h'_l (h'_(l+1) - s(R_l' h'_l + r_l))'>
@@ -50,6 +50,7 @@ class DBN(Algorithm):
         up_down_epochs: Whole = 10  # of wake-sleep; then the run ends
         up_down_rate: Positive = 0.01  # of wake-sleep, at first
         k: Count = 1  # Gibbs steps of the negative phase
+        persistent: bool = False  # in wake-sleep the negative phase goes on from the last batch's
         momentum: Decay = 0.5
         weight_decay: NotNegative = 2e-4  # of W, G and R
         batch_size: Count = 100  # rows of a minibatch, over all workers
@@ -62,7 +63,7 @@ class DBN(Algorithm):
             if not self.epochs_per_layer:
                 self.refuse_idle(["learning_rate"], "epochs_per_layer above 0")
             if not self.up_down_epochs:
-                self.refuse_idle(["up_down_rate"], "up_down_epochs above 0")
+                self.refuse_idle(["up_down_rate", "persistent"], "up_down_epochs above 0")
                 if not self.epochs_per_layer:
                     raise ValueError("epochs_per_layer and up_down_epochs are both 0")
             return self
@@ -76,6 +77,7 @@ class DBN(Algorithm):
         self.network = BeliefNetwork(torch.from_numpy(problem.data_mean), config.sizes)
         self.network.generative.advance(0, config.epochs_per_layer)
         self.rows = 0  # seen so far
+        self.chains = torch.empty(0, config.sizes[-2])  # the latest h'_(L-1) of wake-sleep
         machines = [*self.network.generative, *self.network.recognition]
         self.optimizer = momentum_sgd(machines, config.momentum, config.weight_decay)
 
@@ -88,9 +90,11 @@ class DBN(Algorithm):
         """Add draws of both phases: the top machine's, and in wake-sleep those of every layer."""
         down, up, top = self.network.layers
         awake = layers.climb(up, batch["x"], draws=True)
-        batch = batch | layers.contrast(top, awake[-1], self.config.k)
+        chains = self.chains if self.config.persistent and len(self.chains) else None
+        batch = batch | layers.contrast(top, awake[-1], self.config.k, chains)
         if self.network.generative.complete:
-            asleep = layers.descend(down, batch["fantasy"], draws=True)
+            self.chains = batch["fantasy"]
+            asleep = layers.descend(down, self.chains, draws=True)
             for layer in range(len(awake)):
                 batch |= {f"awake_{layer}": awake[layer], f"asleep_{layer}": asleep[layer]}
         return batch
@@ -106,14 +110,14 @@ class DBN(Algorithm):
             for i, (generative, recognition) in enumerate(zip(down, up, strict=True)):
                 layers.imitate_below(generative, batch[f"awake_{i}"], batch[f"awake_{i + 1}"])
                 layers.imitate_above(recognition, batch[f"asleep_{i}"], batch[f"asleep_{i + 1}"])
-        error = layers.ascend(top, self.optimizer, rate, batch)  # steps the layers below too
+        follow(top, self.optimizer, rate, [batch[name] for name in layers.PHASES])  # and below
         self.rows += len(batch["x"])
         stack.advance(self.rows, config.epochs_per_layer * count)
         if layer < int(stack.stage) < len(stack):
             self.network.untie(layer)
         epochs = config.epochs_per_layer * len(stack) + config.up_down_epochs
         self.converged = self.rows >= epochs * count
-        return {"reconstruction_error": error, "layer": float(layer)}
+        return {"hidden_activity": batch["hidden"].mean(), "layer": float(layer)}
 
     def evaluate(self, batch: dict[str, Any]) -> Metrics:
         """log p(x | its code) of each row ``(n,)`` nats, the score: it is no likelihood."""
@@ -122,11 +126,8 @@ class DBN(Algorithm):
 
     def measure(self, batch: dict[str, Any]) -> Mapping[str, Tensor | Estimate]:
         """A lower bound of log p(x), in nats; log Z as its note says."""
-        return {
-            "log_prob_bound": self.network.bound(
-                batch["x"], self.config.ais_chains, self.config.ais_steps
-            )
-        }
+        c = self.config
+        return {"log_prob_bound": self.network.bound(batch["x"], c.ais_chains, c.ais_steps)}
 
     def sample(self, n: int) -> Tensor:
         """p(x | h_1) ``(n, d)``: a long chain in the top machine, then draws downwards."""

@@ -13,7 +13,7 @@ from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.config import Count, Decay, Hyperparameters, NotNegative, Positive, Whole
 from rlgen.errors import ConfigError
 from rlgen.generative import layers
-from rlgen.generative.boltzmann import momentum_sgd
+from rlgen.generative.boltzmann import follow, momentum_sgd
 from rlgen.generative.classifier import Activation, Classifier, Labelled
 
 
@@ -109,9 +109,10 @@ class DBNClassifier(Algorithm):
         self.rows += len(batch["x"])
         if layer < len(network):
             self.ascent.zero_grad()
-            error = layers.ascend(network[layer], self.ascent, config.learning_rate, batch)
+            statistics = [batch[name] for name in layers.PHASES]
+            follow(network[layer], self.ascent, config.learning_rate, statistics)
             network.advance(self.rows, each)
-            return {"reconstruction_error": error, "layer": float(layer)}
+            return {"hidden_activity": batch["hidden"].mean(), "layer": float(layer)}
         loss = self._fine_tune(batch["x"], batch["y"], config.fine_tuning_rate * (1 - done))
         self.converged = self.rows >= each * len(network) + config.fine_tuning_epochs * count
         return {"cross_entropy": loss, "layer": float(layer)}

@@ -16,7 +16,7 @@ from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.config import Count, Fraction, Hyperparameters, Positive, Share
 from rlgen.generative.denoisers import make_denoiser
 from rlgen.generative.diffusion import Diffusion, bound
-from rlgen.generative.levels import Levels, check_levels, check_range, quantise
+from rlgen.generative.levels import Levels, check_levels, quantise
 from rlgen.networks import clip_gradients, follow
 
 
@@ -69,7 +69,7 @@ class DDPM(Algorithm):
         super().__init__(config, problem, rng)
         assert problem.network is not None
         low, high = problem.data_range
-        check_range(problem, config.levels)
+        check_levels(problem, config.levels)
         if config.levels:
             low, high = 0.0, 1.0
         self.centre, self.half = (low + high) / 2, (high - low) / 2 or 1.0
@@ -83,8 +83,6 @@ class DDPM(Algorithm):
 
     def errors(self, network: torch.nn.Module, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The mean over d of |e - e_theta(x_t, t)|^2, of each row ``(n,)``."""
-        if self.config.levels:
-            check_levels(x, self.config.levels)
         x_t = self.diffusion.noised((x - self.centre) / self.half, t, noise)
         return (network(x_t, t) - noise).square().mean(-1)
 

@@ -28,6 +28,19 @@ def _finish(log_prob: Tensor, prefix: Tensor, end: int | None, new: int) -> Tens
     return torch.where(finished[:, None], only, log_prob)
 
 
+def without(predict: Predictor, token: int) -> Predictor:
+    """The model that never gives ``token``, whose probability the others share in proportion."""
+
+    def others(prefix: Tensor) -> Tensor:
+        log_prob = predict(prefix).index_fill(-1, torch.tensor(token), -torch.inf)
+        # Where it was certain, the others are alike.
+        certain = torch.isneginf(log_prob).all(-1, keepdim=True)
+        alike = torch.zeros_like(log_prob).index_fill(-1, torch.tensor(token), -torch.inf)
+        return torch.where(certain, alike, log_prob).log_softmax(-1)
+
+    return others
+
+
 def ancestral(
     predict: Predictor,
     prefix: Tensor,

@@ -19,6 +19,7 @@ from rlgen.generative.boltzmann import (
 from rlgen.generative.partition import log_partition_of
 
 Phases = tuple[Tensor, Tensor, Tensor, Tensor]
+STARTING = 10  # steps of the mean field at which chains begin
 
 
 class DeepMachine(BoltzmannMachine):
@@ -42,6 +43,7 @@ class DeepMachine(BoltzmannMachine):
     def __init__(self, mean: Tensor, hidden: int, upper: int) -> None:
         super().__init__(len(mean) + upper, hidden)
         self.d, self.upper = len(mean), upper
+        self.mean = mean
         self.weight.normal_(std=0.01)
         self.visible_bias[: self.d] = mean.clamp(0.01, 0.99).logit()
         self.register_buffer("stage", torch.zeros(()))
@@ -98,8 +100,12 @@ class DeepMachine(BoltzmannMachine):
         return Estimate(*ends, f"log Z: {log_z.note}")
 
     def walk(self, n: int) -> Iterator[Tensor]:
-        """E[v | h] ``(n, d)`` after every step of endless Gibbs chains, from the biases on."""
-        below = draw(self.visible_bias.sigmoid().expand(n, -1))
+        """E[v | h] ``(n, d)`` after every step of endless Gibbs chains.
+
+        They begin at the mean field of pixels drawn by their means: with u drawn by its biases, all
+        of h may be off, a state that chains hardly leave.
+        """
+        below, _ = self.mean_field(draw(self.mean.to(self.weight).expand(n, -1)), STARTING)
         while True:
             mean = visible_mean(self, draw(hidden_mean(self, below)))
             yield mean[:, : self.d]

@@ -12,7 +12,6 @@ from torch.nn.functional import softplus
 
 from rlgen.algorithm import Algorithm, Metrics, Problem
 from rlgen.config import Count, Decay, Positive
-from rlgen.errors import ConfigError
 from rlgen.generative.adversarial import (
     AdversarialHyperparameters,
     Generator,
@@ -119,17 +118,17 @@ class GAN(Algorithm):
         """G(z) ``(n, d)`` of codes."""
         return self.network(z)
 
+    def decode_labelled(self, z: Tensor, labels: Tensor) -> Tensor:
+        """G(z) of codes with these labels instead of theirs."""
+        return self.network(self.network.relabelled(z, labels))
+
     def sample(self, n: int) -> Tensor:
         """``(n, d)`` rows; a conditional model takes the labels 0, 1, 2, ... in turn."""
-        return self.network(self.network.codes(n))
+        return self.decode(self.prior(n))
 
     def sample_labelled(self, labels: Tensor) -> Tensor:
         """One row of each label."""
-        if not self.config.conditional:
-            raise ConfigError(
-                "sample: this gan is not conditional; hyperparameters.conditional=true"
-            )
-        return self.network(self.network.codes(len(labels), labels))
+        return self.decode_labelled(self.prior(len(labels)), labels)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from rlgen.generative.boltzmann import (
     BoltzmannMachine,
     draw,
-    follow,
     gibbs,
     hidden_input,
     visible_input,
@@ -96,16 +95,13 @@ def imitate_above(rbm: BoltzmannMachine, below: Tensor, above: Tensor) -> None:
 PHASES = ("below", "hidden", "fantasy", "ended")
 
 
-def contrast(rbm: BoltzmannMachine, below: Tensor, k: int) -> dict[str, Tensor]:
-    """The statistics of both phases of CD-k, for rows ``(n, m)`` of the layer below."""
+def contrast(
+    rbm: BoltzmannMachine, below: Tensor, k: int, chains: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The statistics of both phases of CD-k, for rows ``(n, m)`` of the layer below.
+
+    With ``chains`` ``(c, m)`` the negative phase goes on from there, as in persistent CD.
+    """
     hidden = hidden_input(rbm, below).sigmoid_()
-    return dict(zip(PHASES, (below, hidden, *gibbs(rbm, hidden, k)), strict=True))
-
-
-def ascend(
-    rbm: BoltzmannMachine, optimizer: torch.optim.Optimizer, rate: float, batch: dict[str, Tensor]
-) -> Tensor:
-    """One step of CD with the `contrast` of a batch; the mean squared error of the fantasies."""
-    below, hidden, fantasy, ended = (batch[name] for name in PHASES)
-    follow(rbm, optimizer, rate, (below, hidden, fantasy, ended))
-    return (fantasy - below).square().mean()
+    start = hidden if chains is None else hidden_input(rbm, chains).sigmoid_()
+    return dict(zip(PHASES, (below, hidden, *gibbs(rbm, start, k)), strict=True))

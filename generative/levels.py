@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
@@ -27,32 +28,28 @@ def _not_one(levels: int) -> int:
 Levels = Annotated[int, Field(ge=0, le=65_536), AfterValidator(_not_one)]
 
 
-def check_range(problem: Problem, levels: int) -> None:
-    """Refuse levels for data that are not between 0 and 1.
+def check_levels(problem: Problem, levels: int) -> None:
+    """Refuse levels for data, held-out rows among them, with values at others.
 
     Raises:
         ConfigError: names the hyper-parameter, and the first such value with its place.
     """
-    if levels and (outside := problem.outside(0, 1)):
+    if not levels:
+        return
+    if outside := problem.outside(0, 1):
         raise ConfigError(
             f"hyperparameters.levels: {levels} needs data in [0, 1], not {outside}; set it to 0"
         )
 
+    def between(x: np.ndarray) -> np.ndarray:
+        steps = x * (levels - 1)
+        return np.abs(steps - np.rint(steps)) > 0.01
 
-def check_levels(x: Tensor, levels: int) -> None:
-    """Refuse rows ``(n, d)`` with a value between the levels.
-
-    Raises:
-        ConfigError: names the hyper-parameter, the first such row and its value.
-    """
-    distance = (x * (levels - 1) - (x * (levels - 1)).round()).abs()
-    outside = (x < 0) | (x > 1) | (distance > 0.01)
-    if outside.any():
-        row, column = (int(i) for i in outside.nonzero()[0])
+    if problem.data_first is not None and (found := problem.data_first(between)):
         raise ConfigError(
-            f"hyperparameters.levels: row {row} of a minibatch holds {float(x[row, column]):.6g}, "
-            f"not one of the {levels} values k/{levels - 1}; give the number that the data have "
-            "(mnist 256, digits 17, binarised 2), or 0 for continuous values"
+            f"hyperparameters.levels: {levels} needs values k/{levels - 1}, not {found}; give the "
+            "number that the data have (mnist 256, digits 17, binarised 2), or 0 for continuous "
+            "values"
         )
 
 

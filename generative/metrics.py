@@ -11,7 +11,7 @@ Rows are ``(n, d)`` arrays or CPU tensors; the arithmetic is float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from rlgen.generative.densities import MODE_SCALES, modes
 Rows = Any  # what np.asarray takes
 #: Bandwidths of the kernels in medians of the distance between two rows, each half the last.
 BANDWIDTHS = (4.0, 2.0, 1.0, 0.5, 0.25)
+AT_ONCE = 1_000  # rows whose distances to all others are held at a time
+FOR_MEDIAN = 4_000  # rows between which the median distance is looked for
 NEAR = 3.0  # standard deviations around a mode's centre that count as of that mode
 
 
@@ -40,12 +42,19 @@ def squared_distances(x: Rows, y: Rows) -> np.ndarray:
     return np.maximum(squared, 0.0, out=squared)
 
 
+def _by_blocks(x: Rows, y: Rows) -> Iterator[tuple[slice, np.ndarray]]:
+    """`squared_distances` of some rows of x to all of y at a time, and which ones they are."""
+    for first in range(0, len(x), AT_ONCE):
+        some = slice(first, first + AT_ONCE)
+        yield some, squared_distances(x[some], y)
+
+
 # --- between samples and data -------------------------------------------------------------------
 
 
 def median_distance(x: Rows) -> float:
-    """The median Euclidean distance of two rows ``(n, d)``, n >= 2; 1 where it is 0."""
-    return float(np.median(pdist(_rows(x)))) or 1.0
+    """The median Euclidean distance of two of the first 4,000 rows ``(n, d)``, n >= 2; 1 if 0."""
+    return float(np.median(pdist(_rows(x[:FOR_MEDIAN])))) or 1.0
 
 
 def squared_mmd(samples: Rows, data: Rows, bandwidth: float | None = None) -> float:
@@ -70,13 +79,14 @@ def squared_mmd(samples: Rows, data: Rows, bandwidth: float | None = None) -> fl
     middle = median_distance(y) if bandwidth is None else bandwidth
 
     def kernel_sum(a: np.ndarray, b: np.ndarray) -> float:
-        k = squared_distances(a, b)
-        k /= -2 * (BANDWIDTHS[0] * middle) ** 2
-        total = float(np.exp(k, out=k).sum())
-        for _ in BANDWIDTHS[1:]:  # a kernel half as wide is the fourth power
-            np.square(k, out=k)
-            np.square(k, out=k)
-            total += float(k.sum())
+        total = 0.0
+        for _, k in _by_blocks(a, b):
+            k /= -2 * (BANDWIDTHS[0] * middle) ** 2
+            total += float(np.exp(k, out=k).sum())
+            for _ in BANDWIDTHS[1:]:  # a kernel half as wide is the fourth power
+                np.square(k, out=k)
+                np.square(k, out=k)
+                total += float(k.sum())
         return total
 
     # The diagonal, where k = 1, is left out.
@@ -142,16 +152,23 @@ def precision_recall(samples: Rows, data: Rows, k: int = 3) -> tuple[float, floa
         data: ``(m, d)``, m > k.
         k: neighbours.
     """
+    x, y = _rows(samples), _rows(data)
 
-    def radii(rows: Rows) -> np.ndarray:
-        squared = squared_distances(rows, rows)
-        np.fill_diagonal(squared, np.inf)
-        return np.partition(squared, k - 1, axis=1)[:, k - 1]
+    def radii(rows: np.ndarray) -> np.ndarray:
+        found = np.empty(len(rows))
+        for some, squared in _by_blocks(rows, rows):
+            own = np.arange(len(squared))
+            squared[own, some.start + own] = np.inf
+            squared.partition(k - 1, axis=1)
+            found[some] = squared[:, k - 1]
+        return found
 
-    across = squared_distances(samples, data)
-    precision = (across <= radii(data)).any(axis=1).mean()
-    recall = (across <= radii(samples)[:, None]).any(axis=0).mean()
-    return float(precision), float(recall)
+    of_samples, of_data = radii(x), radii(y)
+    precise, recalled = np.zeros(len(x), np.bool_), np.zeros(len(y), np.bool_)
+    for some, across in _by_blocks(x, y):
+        precise[some] = (across <= of_data).any(axis=1)
+        recalled |= (across <= of_samples[some, None]).any(axis=0)
+    return float(precise.mean()), float(recalled.mean())
 
 
 def count_modes(points: Rows, name: str) -> tuple[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -47,6 +48,15 @@ def save_grid(path: Path, rows: np.ndarray, shape: tuple[int, ...], columns: int
         _save_scatter(path, {"samples": rows})
         return
     Image.fromarray(_enlarged(rows, shape, min(columns, len(rows)))).save(path)
+
+
+def save_walks(path: Path, walks: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Write walks ``(n, steps, ...)`` as a PNG: images, a line for each, or the ways of points."""
+    n, steps = walks.shape[:2]
+    if shape == (2,):
+        _save_ways(path, walks)
+        return
+    save_grid(path, walks.reshape(n * steps, -1), shape, columns=steps)
 
 
 def save_reconstructions(
@@ -119,17 +129,32 @@ def _widened(limits: tuple[float, float]) -> tuple[float, float]:
     return limits[0] - margin, limits[1] + margin
 
 
-def _save_scatter(path: Path, points: dict[str, np.ndarray]) -> None:
-    # The object interface: pyplot would choose a display backend and keep every figure.
+def _plane() -> tuple[Any, Any]:
+    """A figure and its axes, of the object interface: pyplot would keep every figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    axes.set_aspect("equal", adjustable="datalim")
+    return figure, axes
+
+
+def _save_scatter(path: Path, points: dict[str, np.ndarray]) -> None:
+    figure, axes = _plane()
     for (label, rows), colour in zip(points.items(), COLOURS, strict=False):
         x, y = rows.T
         axes.scatter(x, y, s=6, alpha=0.6, linewidths=0, color=colour, label=label)
-    axes.set_aspect("equal", adjustable="datalim")
     figure.legend(loc="outside upper center", ncols=len(points))  # it hides no point
+    figure.savefig(path)
+
+
+def _save_ways(path: Path, walks: np.ndarray) -> None:
+    """Each walk ``(steps, 2)`` in a colour of its own, from a circle to a square."""
+    figure, axes = _plane()
+    for walk in walks:
+        (line,) = axes.plot(walk[:, 0], walk[:, 1], ".-", markersize=4, linewidth=1, alpha=0.8)
+        for end, marker in ((walk[0], "o"), (walk[-1], "s")):
+            axes.plot(*end, marker, markersize=7, color=line.get_color())
     figure.savefig(path)

@@ -18,7 +18,6 @@ from rlgen.generative.couplings import Flow
 from rlgen.generative.levels import (
     Levels,
     check_levels,
-    check_range,
     dequantise,
     gather,
     quantise,
@@ -76,7 +75,7 @@ class RealNVP(Algorithm):
         assert problem.network is not None
         assert problem.data_mean is not None
         low, high = problem.data_range
-        check_range(problem, config.levels)
+        check_levels(problem, config.levels)
         given = torch.from_numpy(problem.data_mean)
         mean, scale = spread_moments(given, low, high, config.levels, config.margin)
         halves = torch.from_numpy(np.indices(problem.data_shape).sum(0).reshape(-1) % 2)
@@ -109,7 +108,6 @@ class RealNVP(Algorithm):
         levels = self.config.levels
         if not levels:
             return self.density(flow, x)
-        check_levels(x, levels)
         return self.density(flow, dequantise(x, levels)) - x.shape[-1] * math.log(levels - 1)
 
     def update(self, batch: dict[str, Any]) -> Metrics:

@@ -48,6 +48,7 @@ class StackedAutoencoder(Algorithm):
 
     source = "data"
     batch_axis = 0
+    data_parallel = whole_batch = True
 
     def __init__(self, config: Config, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)
@@ -87,7 +88,9 @@ class StackedAutoencoder(Algorithm):
         greedy = layer < len(self.config.sizes)
         with torch.no_grad():
             clean = self.encode(x, layer) if greedy else x
-        keep = torch.rand_like(clean) >= self.config.mask
+        hidden = torch.rand_like(clean) < self.config.mask
+        part = self.part({"clean": clean, "hidden": hidden}, 0)
+        clean, keep = part["clean"], ~part["hidden"]
         if greedy:
             code = torch.sigmoid(self.network.down[layer](clean * keep))
             shown = torch.sigmoid(self.network.up[layer](code))

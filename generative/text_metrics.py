@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from rlgen.algorithm import Estimate
@@ -26,7 +27,8 @@ def perplexity(log_prob: Tensor) -> Estimate:
     mean = float(log_prob.double().mean())
     rows = len(log_prob)
     error = float(log_prob.double().std()) / math.sqrt(rows) if rows > 1 else math.nan
-    return Estimate(math.exp(-mean), math.exp(-mean - error), math.exp(-mean + error))
+    ends = torch.tensor([-mean, -mean - error, -mean + error], dtype=torch.float64)
+    return Estimate(*ends.exp().tolist())
 
 
 def ngrams(tokens: Tokens, n: int) -> Counter[tuple[Hashable, ...]]:

@@ -67,14 +67,12 @@ class VAE(Algorithm):
 
     source = "data"
     batch_axis = 0
-    uses_network = True
-    data_parallel = True
+    uses_network = data_parallel = True
     network_options = ()
 
     def __init__(self, config: Config, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(config, problem, rng)
-        assert problem.network is not None
-        assert problem.data_mean is not None
+        assert problem.network is not None and problem.data_mean is not None
         bernoulli = config.decoder == "bernoulli"
         if bernoulli and (outside := problem.outside(0, 1)):
             raise ConfigError(
@@ -84,8 +82,7 @@ class VAE(Algorithm):
         if config.conditional and not problem.data_classes:
             raise ConfigError("hyperparameters.conditional: these data have no labels; use false")
         channels = config.channels if config.architecture == "conv" else 0
-        self.classes = problem.data_classes if config.conditional else 0
-        sizes = (channels, config.latent, self.classes)
+        sizes = (channels, config.latent, problem.data_classes if config.conditional else 0)
         self.network = Autoencoder(problem.network, problem.data_shape, *sizes, bernoulli)
         self.network.start(torch.from_numpy(problem.data_mean))
         weights = self.network.parameters()
@@ -134,23 +131,26 @@ class VAE(Algorithm):
         """The mean ``(n, latent)`` of q(z | x)."""
         return self.network.posterior(x)[0]
 
-    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The mean ``(n, d)`` of p(x | z), or of p(x | z, y)."""
+    def decode(self, z: Tensor) -> Tensor:
+        """The mean ``(n, d)`` of p(x | z); of a conditional model, over all labels."""
+        return self.network.mean(z, None)
+
+    def decode_labelled(self, z: Tensor, labels: Tensor) -> Tensor:
+        """The mean ``(n, d)`` of p(x | z, y)."""
         return self.network.mean(z, labels)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The means ``(n, d)`` of p(x | z) at the mean z of q(z | x), with the likeliest labels."""
         z = self.encode(x)
-        return self.decode(z, self.network.likeliest(x, z))
+        return self.network.mean(z, self.network.likeliest(x, z))
 
     def sample(self, n: int) -> Tensor:
         """``(n, d)`` rows from z ~ N(0, I): means for Bernoulli values, draws for Gaussian ones."""
-        return self.network.draw(self.prior(n), torch.arange(n) % max(self.classes, 1))
+        classes = self.network.classes
+        return self.network.draw(self.prior(n), torch.arange(n) % classes if classes else None)
 
     def sample_labelled(self, labels: Tensor) -> Tensor:
         """As `sample`, of p(x | z, y) for labels ``(n,)``."""
-        if not self.classes:
-            raise ConfigError("label: this model learned none; train with conditional=true")
         return self.network.draw(self.prior(len(labels)), labels)
 
 

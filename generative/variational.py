@@ -187,7 +187,12 @@ class Autoencoder(nn.Module):
         """The mean ``(n, d)`` of p(x | z), for codes ``(n, k)``.
 
         With classes, but without ``labels``, those are averaged over, all being as likely.
+
+        Raises:
+            ConfigError: labels for a model without classes.
         """
+        if labels is not None and not self.classes:
+            raise ConfigError("label: this model learned none; train with conditional=true")
         if self.classes and labels is None:
             each = torch.arange(self.classes, device=z.device)[:, None]
             return self.mean(z.expand(self.classes, *z.shape), each).mean(0)

@@ -6,7 +6,8 @@ An algorithm file subclasses `Algorithm` once and fills in what its source needs
 every one    ``Config``, ``check``, ``__init__`` (the network or table), ``update``
 environment  ``act``; ``process`` where a rollout is not yet the batch
 data         ``evaluate``; of ``sample``, ``reconstruct``, ``encode``, ``decode``, ``prior``,
-             ``chain``, ``sample_labelled``, ``next_log_prob`` and ``measure`` those that it has
+             ``chain``, ``sample_labelled``, ``decode_labelled``, ``next_log_prob`` and
+             ``measure`` those that it has
 model        ``sweep`` (a slice of the states), ``act`` for the evaluation
 ===========  =====================================================================
 
@@ -79,8 +80,9 @@ class Problem:
     model: Model | None = None
     data_mean: np.ndarray | None = None  # (d,) float32 mean of the training rows, in [0, 1]
     data_range: tuple[float, float] = (0.0, 1.0)  # least and largest value of the training rows
-    #: The first value that is not in [low, high], in words for a message. See `outside`.
-    data_outside: Callable[[float, float], str] | None = None
+    #: The first value of the data that is bad, and its place, in words for a message; "" if none
+    #: is. Bad ones are told by a function: of values ``(...)`` float32, ``(...)`` bool.
+    data_first: Callable[[Callable[[np.ndarray], np.ndarray]], str] | None = None
     data_shape: tuple[int, ...] = ()  # of one row before flattening, such as (28, 28)
     data_count: int = 0  # training rows, those of one epoch
     data_vocabulary: tuple[str, ...] = ()  # of a text, whose rows hold places in it
@@ -95,8 +97,8 @@ class Problem:
         For `Algorithm.check`: "needs values in [0, 1], not -0.5 in row 3, column 7".
         """
         least, most = self.data_range
-        if self.data_outside is not None:
-            return self.data_outside(low, high)
+        if self.data_first is not None:
+            return self.data_first(lambda x: (x < low) | (x > high))
         return "" if low <= least and most <= high else f"in [{least:g}, {most:g}]"
 
     def check_unit_interval(self, name: str) -> None:
@@ -128,6 +130,8 @@ class Algorithm:
             receives its minibatches, as often as the plan owes them.
         priorities: ``(batch_size,)`` float, > 0: what ``update`` sets for the rows of its minibatch
             where the plan asks for prioritised ones.
+        part: gives this learner's part of a minibatch, ``part(columns, axis)`` with the axis of its
+            rows; all of it with one learner. Set by `rlgen.peers`; see `whole_batch`.
     """
 
     Config: ClassVar[type[Hyperparameters]] = Hyperparameters
@@ -144,6 +148,9 @@ class Algorithm:
     #: Whether several learners may share its batches (`rlgen.peers`): all that an update learns
     #: goes through the gradients of means over rows.
     data_parallel: ClassVar[bool] = False
+    #: Whether `update` needs the whole batch on each of them: it then hands the rows of every step,
+    #: such as a minibatch that it cuts by itself, through `part`.
+    whole_batch: ClassVar[bool] = False
     #: What it uses of the network section beyond its layers: "torso" (by `make_encoder`), "memory".
     network_options: ClassVar[tuple[str, ...]] = ("torso",)
     #: The attribute that travels to the workers as the flat weights: a module, or an array. With
@@ -163,6 +170,7 @@ class Algorithm:
         self.converged = False
         self.replay: ReplayPlan | None = None
         self.priorities: np.ndarray | torch.Tensor | None = None
+        self.part: Callable[[dict[str, Any], int], dict[str, Any]] = whole
 
     @classmethod
     def check(cls, problem: Problem) -> None:
@@ -220,6 +228,10 @@ class Algorithm:
         """The rows ``(n, d)`` of codes ``(n, k)``; the means, where rows are random."""
         raise ConfigError(f"{type(self).__name__} does not decode")
 
+    def decode_labelled(self, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """As `decode`, of labels ``(n,)`` int64, by a model that is told them (``conditional``)."""
+        raise ConfigError(f"{type(self).__name__} does not decode by label")
+
     def prior(self, n: int) -> torch.Tensor:
         """Draw codes ``(n, k)`` as the model assumes them to be distributed."""
         raise ConfigError(f"{type(self).__name__} has no prior of codes")
@@ -241,9 +253,19 @@ class Algorithm:
         return getattr(cls, method) is not getattr(Algorithm, method)
 
     @property
+    def replayed(self) -> int:
+        """Rows that one update draws from the replay; 0 where there is none."""
+        return 0 if self.replay is None else self.replay.batch_size * self.replay.sequence
+
+    @property
     def on_tensors(self) -> bool:
         """Whether the shared weights are a module, so that batches arrive as tensors."""
         return isinstance(getattr(self, self.shared), nn.Module)
+
+
+def whole(columns: dict[str, Any], axis: int) -> dict[str, Any]:
+    """What a single learner's part of a minibatch is."""
+    return columns
 
 
 def read_weights(algorithm: Algorithm) -> np.ndarray:

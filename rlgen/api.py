@@ -164,21 +164,22 @@ class Run:
         with torch.no_grad():
             if label is None:
                 return self._shaped(algorithm.sample(n))
-            classes = algorithm.problem.data_classes
-            if not 0 <= label < classes:
-                raise ConfigError(
-                    f"sample: there is no label {label}; the data has {classes} labels, from 0"
-                )
-            return self._shaped(algorithm.sample_labelled(torch.full((n,), label)))
+            labels = torch.full((n,), self._checked(label))
+            return self._shaped(algorithm.sample_labelled(labels))
 
-    def walk(self, n: int, steps: int) -> np.ndarray:
+    def walk(self, n: int, steps: int, label: int | None = None) -> np.ndarray:
         """``(n, steps, *shape)``: what codes on the line between two others stand for.
 
         The ends are draws of the prior, where the model has one, and else the codes of held-out
-        rows.
+        rows. A model that is told labels is told one for each walk: 0, 1, 2, ... in turn.
+
+        Args:
+            n: how many walks.
+            steps: of each, both ends included.
+            label: of all walks.
 
         Raises:
-            ConfigError: the model has no codes.
+            ConfigError: the model has no codes; it has learned no labels, or not this one.
         """
         _check_counts(n=n, steps=steps)
         algorithm = self.algorithm
@@ -197,9 +198,31 @@ class Run:
                 )
                 ends = algorithm.encode(torch.from_numpy(rows.rows("test", chosen)))
             share = torch.linspace(0, 1, steps)[:, None, None]
-            codes = (1 - share) * ends[:n] + share * ends[n:]
-            walked = algorithm.decode(codes.reshape(steps * n, -1)).reshape(steps, n, -1)
-            return self._shaped(walked.swapaxes(0, 1))
+            codes = ((1 - share) * ends[:n] + share * ends[n:]).reshape(steps * n, -1)
+            if self.conditional:
+                labels = torch.arange(n) % algorithm.problem.data_classes
+                if label is not None:
+                    labels = torch.full((n,), self._checked(label))
+                walked = algorithm.decode_labelled(codes, labels.repeat(steps))
+            elif label is None:
+                walked = algorithm.decode(codes)
+            else:
+                raise ConfigError(f"label: {self.dir} has learned none to walk within")
+            return self._shaped(walked.reshape(steps, n, -1).swapaxes(0, 1))
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model is told the labels of what it decodes."""
+        told = getattr(self.algorithm.config, "conditional", False)
+        return bool(told) and self.algorithm.has("decode_labelled")
+
+    def _checked(self, label: int) -> int:
+        classes = self.algorithm.problem.data_classes
+        if not 0 <= label < classes:
+            raise ConfigError(
+                f"sample: there is no label {label}; the data has {classes} labels, from 0"
+            )
+        return label
 
     def chain(self, n: int, frames: int, every: int | None = None) -> np.ndarray:
         """``(frames, n, *shape)``: every so many states of n chains that sample.
@@ -250,7 +273,7 @@ class Run:
         temperature: float = 1.0,
         beams: int = 4,
     ) -> list[str]:
-        """Texts of a language model, each the prompt with ``length`` tokens more.
+        """Texts of a language model, each the prompt with ``length`` tokens more, none ``<unk>``.
 
         Args:
             n: how many. ``greedy`` has one; the n likeliest that ``beam`` found come in order.
@@ -276,7 +299,9 @@ class Run:
             raise ConfigError(f"{n} texts: {method} search finds {most}; ask for fewer{wider}")
         vocabulary, length = algorithm.problem.data_vocabulary, length or config.window
         ids = text.encode(text.tokenize(prompt, config.tokens), vocabulary)
-        prefix, predict = torch.from_numpy(ids), algorithm.next_log_prob
+        prefix = torch.from_numpy(ids)
+        unknown = vocabulary.index(text.UNKNOWN)  # no text of anyone's
+        predict = decoding.without(algorithm.next_log_prob, unknown)
         with torch.no_grad():
             if method == "beam":
                 rows, _ = decoding.beam_search(predict, prefix, length, beams)

@@ -38,7 +38,7 @@ def assess(
     ======================  ==================================================================
 
     Samples are as many as rows. Of binary data, values between 0 and 1 are taken as probabilities
-    and drawn. A text has no distances.
+    and drawn. A text has no distances, nor have fewer than 30 rows.
 
     Args:
         algorithm: the model, with its weights; its random streams and torch's are drawn from.
@@ -159,6 +159,8 @@ def _coded(
     if len(np.unique(trained["y"])) < 2:
         return {}
     codes = [_encode(algorithm, rows["x"]) for rows in (trained, columns)]
+    if not codes[0].shape[1]:  # a Boltzmann machine without hidden units
+        return {}
     right = metrics.classify(codes[0], trained["y"], codes[1], columns["y"])
     note = f"logistic regression on the codes of {len(chosen)} training rows"
     return {"code_accuracy": mean_and_error(right, note)}

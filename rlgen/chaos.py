@@ -81,7 +81,10 @@ def add_to(app: typer.Typer, schedule: Callable[..., Any]) -> None:
                 print(f"not compared with an undisturbed run: {reason}")
                 return
             print("the same once more, undisturbed")
-            undisturbed = schedule(experiment, quiet, None, None)
+            from rlgen.api import load
+
+            same = load(summary["run_dir"]).experiment  # with as many workers, were they 'auto'
+            undisturbed = schedule(same, quiet, None, None)
             answer["undisturbed"] = undisturbed["run_dir"]
             answer["equal"] = _same_weights(summary["run_dir"], undisturbed["run_dir"])
             print(f"the same weights: {'yes' if answer['equal'] else 'no'}")

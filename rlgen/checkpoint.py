@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,44 @@ def read_part(folder: Path, name: str) -> Part:
     return json.loads(plain.read_text()), load_file(arrays) if arrays.is_file() else {}
 
 
+def write_parts(folder: Path, parts: dict[str, Part]) -> dict[str, Part]:
+    """Write several parts into a checkpoint that is being made, if this machine sees its folder.
+
+    Returns:
+        The parts that are still to be written, by the machine that has the folder.
+
+    Raises:
+        OSError: as `write_part`.
+    """
+    if not is_here(folder):
+        return parts
+    for name, (plain, arrays) in parts.items():
+        write_part(folder, name, plain, arrays)
+    return {}
+
+
+def read_parts(folder: Path, names: Iterable[str]) -> dict[str, Part]:
+    """Those parts of a verified checkpoint that it has."""
+    there = [name for name in names if (folder / f"{name}.json").is_file()]
+    return {name: read_part(folder, name) for name in there}
+
+
+def is_here(folder: Path) -> bool:
+    """Whether this machine sees a folder that another one has just made for nobody else."""
+    return folder.is_dir()
+
+
 def write(folder: Path, name: str, fill: Callable[[Path], None], keep: int) -> Path:
     """Write checkpoint ``folder/name`` atomically, keeping the ``keep`` latest.
 
-    ``fill`` writes the parts into the directory it is given. A crash at any point leaves the
-    earlier checkpoints whole: the new one gets its name only once everything is on disk.
+    ``fill`` writes the parts into the directory it is given, whose name no other machine has. A
+    crash at any point leaves the earlier checkpoints whole: the new one gets its name only once
+    everything is on disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    aside, final = folder / f".{name}.partial", folder / name
-    shutil.rmtree(aside, ignore_errors=True)
+    for left in folder.glob(".*.partial"):  # by a crash
+        shutil.rmtree(left, ignore_errors=True)
+    aside, final = folder / f".{name}.{secrets.token_hex(8)}.partial", folder / name
     aside.mkdir()
     try:
         fill(aside)

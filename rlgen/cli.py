@@ -7,6 +7,7 @@ answered at once.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import signal
@@ -149,9 +150,8 @@ def evaluate(
 ) -> None:
     """Evaluate the latest weights of a run: greedy episodes, or held-out data."""
     with replying(as_json, debug) as answer:
-        import dataclasses
-
         from rlgen.api import load
+        from rlgen.assessment import FEWEST
         from rlgen.display import estimates, score
 
         if split is not None and split not in SPLITS:
@@ -181,6 +181,10 @@ def evaluate(
             assessed = loaded.assess(rows or 1_000, split or "test")
             answer["figures"] = {k: dataclasses.asdict(v) for k, v in assessed.items()}
             print("\n".join(estimates(assessed)))
+            compared = loaded.algorithm.has("sample") and not loaded.algorithm.uses_text
+            if compared and "mmd" not in assessed:
+                answer["note"] = f"distances of samples to rows need {FEWEST} rows (--rows, data)"
+                print(f"  ({answer['note']})")
 
 
 @app.command()
@@ -194,7 +198,7 @@ def sample(
         typer.Option("-n", "--count", min=1, help="How many: 64, or 8 walks, or one text"),
     ] = None,
     label: Annotated[
-        int | None, typer.Option(min=0, help="Of a conditional model: only of this label")
+        int | None, typer.Option(min=0, help="Of a conditional model: samples, or walks, of one")
     ] = None,
     walk: Annotated[
         bool, typer.Option("--walk", help="Walks from code to code, one to a line of the PNG")
@@ -258,8 +262,8 @@ def sample(
             raise ConfigError(f"sample: rows of shape {shape} are neither images nor points")
         torch.manual_seed(seed)
         chained = animated and not walk and loaded.algorithm.has("chain")
-        if label is not None and (animated or walk):
-            raise ConfigError("--label: chains and walks are of no label; draw samples into a PNG")
+        if label is not None and chained:
+            raise ConfigError("--label: chains are of no label; draw samples into a PNG, or --walk")
         if every is not None and not chained:
             raise ConfigError("--every: only a GIF of a sampling chain leaves out states")
         if frames is not None and not (animated or walk):
@@ -272,18 +276,25 @@ def sample(
             shown = len(states)
             made = f"{shown} {plural('state', shown)} of {count} {plural('chain', count)}"
         elif animated:
-            pictures.save_animation(output, loaded.walk(count, frames).swapaxes(0, 1), shape)
-            made = f"{count} {plural('walk', count)} of {frames} steps"
+            walks = loaded.walk(count, frames, label)
+            pictures.save_animation(output, walks.swapaxes(0, 1), shape)
+            made = f"{count} {plural('walk', count)} of {frames} steps{_labels(loaded, label)}"
         elif walk:
-            steps = loaded.walk(count, frames)
-            pictures.save_grid(output, steps.reshape(count * frames, -1), shape, columns=frames)
-            made = f"{count} {plural('walk', count)} of {frames} steps"
+            pictures.save_walks(output, loaded.walk(count, frames, label), shape)
+            made = f"{count} {plural('walk', count)} of {frames} steps{_labels(loaded, label)}"
         else:
             rows = loaded.sample(count, label)
             pictures.save_grid(output, rows.reshape(count, -1), shape)
             made = f"{count} {plural('sample', count)}"
         answer |= {"run_dir": str(run), "file": str(output), "count": count, "seed": seed}
         print(f"{made} in {output}")
+
+
+def _labels(loaded: Run, label: int | None) -> str:
+    """Of which labels the walks of a model are that is told labels, in words."""
+    if not loaded.conditional:
+        return ""
+    return f", of label {label}" if label is not None else ", of the labels 0, 1, 2, ... in turn"
 
 
 def _write_texts(
@@ -371,24 +382,37 @@ def list_(as_json: AsJson = False, debug: Debug = False) -> None:
 def show(
     config: ConfigName,
     overrides: Overrides = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|HOST:PORT",
+            help="A Ray cluster: would the plan fit there, and beside what others use now?",
+        ),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Show a configuration with every default, and the plan: how many of what run where."""
     with replying(as_json, debug) as answer:
-        import dataclasses
-
         import yaml
 
-        from rlgen.config import load_experiment
-        from rlgen.plan import cores, make_plan
+        from rlgen.config import AUTO, load_experiment
+        from rlgen.plan import cores, fill, make_plan, survey
 
-        experiment = load_experiment(config, overrides or ())
+        there = [] if address is None else _there(address)
+        experiment = load_experiment(config, [*(overrides or ()), *there])
+        auto = experiment.scheduler.workers == AUTO
+        nodes: list[Any] = []
+        if address is not None:
+            experiment, nodes = survey(experiment)
+        elif experiment.scheduler.address == "local":
+            experiment = fill(experiment)
         plan = make_plan(experiment)
         answer |= {
             "config": experiment.dump(),
             "plan": [dataclasses.asdict(role) for role in plan],
             "cores": cores(),
+            "auto": auto,
         }
         print(yaml.safe_dump(answer["config"], sort_keys=False))
         table = Table("role", "count", "CPUs", "GPUs", "threads", "task", box=None, pad_edge=False)
@@ -403,6 +427,14 @@ def show(
             where = "a private cluster here" if scheduler.address == "local" else scheduler.address
             cpus = sum(role.count * role.cpus for role in plan)
             print(f"ray on {where}: {cpus:g} CPUs in all; this machine has {cores()} cores")
+        if scheduler.workers == AUTO:
+            print(
+                "scheduler.workers: auto: as many as fit there; at least this one (see --address)"
+            )
+        elif auto:
+            print(f"scheduler.workers: auto: {scheduler.workers}")
+        if address is not None:
+            answer["cluster"] = _show_cluster(nodes, plan)
 
 
 @app.command()
@@ -516,6 +548,53 @@ add_dashboard(app)
 add_jobs(app)
 add_sweeps(app)
 add_sync(app)
+
+
+def _there(address: str) -> list[str]:
+    """The overrides of a run on a cluster.
+
+    Raises:
+        ConfigError: the address is of another kind.
+    """
+    if "://" in address:
+        raise ConfigError(
+            f"--address: expected auto or HOST:PORT, where the cluster's nodes join (port 6379 by "
+            f"default), got {address!r}"
+        )
+    return ["scheduler.backend=ray", f"scheduler.address={address}"]
+
+
+def _show_cluster(nodes: list[Any], plan: list[Any]) -> dict[str, Any]:
+    """Print a cluster's nodes and whether a plan fits there; the same as plain data."""
+    from rlgen.backends import placement
+
+    whole = placement.placed([node.total for node in nodes], plan)
+    now = placement.placed([node.free for node in nodes], plan)
+    table = Table("node", "CPUs", "free", "GPUs", "free", box=None, pad_edge=False)
+    for node in nodes:
+        sizes = (node.cpus, node.free_cpus, node.gpus, node.free_gpus)
+        table.add_row(node.address, *(f"{size:g}" for size in sizes))
+    console.print(table)
+    table = Table("role", "asked", "fit", "fit now", box=None, pad_edge=False)
+    for role in plan:
+        counts = (role.count, whole[role.name], now[role.name])
+        table.add_row(role.name, *(str(count) for count in counts))
+    console.print(table)
+    fits = all(whole[role.name] == role.count for role in plan)
+    fits_now = all(now[role.name] == role.count for role in plan)
+    if fits_now:
+        print("the plan fits")
+    elif fits:
+        print("the plan fits, but not beside what others use now: a run would wait")
+    else:
+        print(f"the plan does not fit: {placement.lack(nodes, plan)}")
+    return {
+        "nodes": [dataclasses.asdict(node) for node in nodes],
+        "fits": fits,
+        "fits_now": fits_now,
+        "places": whole,
+        "places_now": now,
+    }
 
 
 # --- running ------------------------------------------------------------------------------------

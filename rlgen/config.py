@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 from rlgen import registry
 from rlgen.errors import ConfigError, did_you_mean
@@ -29,6 +40,22 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # what is left of a unit after a step
+
+AUTO = 0  # in the place of a number of workers that is not known yet
+
+
+def _count_or_auto(given: Any, count: ValidatorFunctionWrapHandler) -> Any:
+    if isinstance(given, str) and not given.strip().lstrip("+-").isdecimal():
+        if given != "auto":
+            raise ValueError("expected a positive integer, or 'auto'")
+        return AUTO
+    return count(given)
+
+
+#: A count, or `AUTO` until the run knows how many fit; ``auto`` in YAML and JSON.
+Workers = Annotated[
+    Count, WrapValidator(_count_or_auto), PlainSerializer(lambda count: count or "auto")
+]
 
 
 class Section(BaseModel):
@@ -151,7 +178,11 @@ class SchedulerConfig(Section):
     """How many of what run where."""
 
     backend: Literal["inline", "ray"] = "inline"
-    workers: Count = Field(1, description="rollout, data or model workers")
+    workers: Workers = Field(1, description="rollout, data or model workers; auto: as many as fit")
+    elastic: bool = Field(
+        False, description="async: workers join where there is room, and leave with their nodes"
+    )
+    max_workers: Count | None = Field(None, description="elastic: never more; none: all that fit")
     learners: Count = Field(1, description="which share every batch and their gradients")
     mode: Literal["sync", "async"] = "sync"
     address: str = Field("local", description="'local', 'auto' or host:port of a Ray cluster")
@@ -170,7 +201,26 @@ class SchedulerConfig(Section):
             raise ValueError(f"learners={self.learners} needs backend=ray, not inline")
         if self.max_lag is not None and self.mode == "sync":
             raise ValueError("max_lag belongs to mode=async; a sync batch is never late")
+        self._check_elastic()
         return self
+
+    def _check_elastic(self) -> None:
+        if self.elastic and self.address == "local":
+            raise ValueError(
+                "elastic=true needs backend=ray and the address of a cluster that nodes may join"
+            )
+        if self.elastic and self.mode == "sync":
+            raise ValueError(
+                "elastic=true needs mode=async: what a sync run learns depends on how many workers "
+                "it has, so their number stays"
+            )
+        if self.max_workers is not None and not self.elastic:
+            raise ValueError(f"max_workers={self.max_workers} needs elastic=true")
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise ValueError(
+                f"max_workers={self.max_workers} is less than workers={self.workers}, with which "
+                "the run begins"
+            )
 
 
 class FaultConfig(Section):
@@ -283,7 +333,7 @@ class Experiment(Section):
     where workers step environments, epochs where they read data, updates where they sweep a model.
     """
 
-    name: str
+    name: str = Field(description="the experiment a name, such as my-cartpole")
     algorithm: str = Field(description="a registered name, or package.module:Class")
     hyperparameters: Hyperparameters
     env: EnvConfig | None = None
@@ -446,6 +496,12 @@ def resolve_experiment(plain: Mapping[str, Any]) -> Experiment:
         raise ConfigError(
             f"scheduler.mode: {experiment.algorithm} runs only in mode {'/'.join(algorithm.modes)}"
         )
+    if experiment.scheduler.elastic and experiment.source != "environment":
+        raise ConfigError(
+            f"scheduler.elastic: the workers of {experiment.algorithm} share out "
+            f"{'every minibatch' if experiment.source == 'data' else 'the states'} by their "
+            "number, which therefore stays; use false (scheduler.workers=auto fills the cluster)"
+        )
     if experiment.scheduler.learners > 1 and not algorithm.data_parallel:
         raise ConfigError(
             f"scheduler.learners: {experiment.algorithm} does not learn by gradients of a mean "
@@ -542,7 +598,8 @@ def _validate(model: type[BaseModel], plain: Any, prefix: str) -> Any:
             fields = _fields_at(model, location[:-1])
             raise ConfigError(f"{key}: unknown key{did_you_mean(location[-1], fields)}") from None
         if detail["type"] == "missing":
-            raise ConfigError(f"{key}: missing") from None
+            what = _fields_at(model, location[:-1])[location[-1]].description
+            raise ConfigError(f"{key}: missing" + (f"; give {what}" if what else "")) from None
         message = detail["msg"].removeprefix("Value error, ")
         if len(location) == len(whole):
             message += "".join(d["msg"].replace("Input should be", " or") for d in others)
@@ -556,10 +613,10 @@ def _before_kind(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return tuple(itertools.takewhile(lambda part: "[" not in str(part), location))
 
 
-def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """The valid keys of the section at ``location``."""
+def _fields_at(model: type[BaseModel], location: list[str]) -> dict[str, FieldInfo]:
+    """The fields of the section at ``location``, by their keys."""
     for part in location:
         annotation = model.model_fields[part].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
         model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return list(model.model_fields)
+    return dict(model.model_fields)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,13 +15,24 @@ import numpy as np
 
 from rlgen import checkpoint, state
 from rlgen.config import Experiment
-from rlgen.errors import EnvironmentFailure, LearnerDied, PeerLost, RlgenError, WorkerDied
+from rlgen.errors import (
+    BatchLost,
+    EnvironmentFailure,
+    LearnerDied,
+    PeerLost,
+    RlgenError,
+    WorkerDied,
+)
+from rlgen.learner import PARTS
 from rlgen.plan import Role, spawn
 from rlgen.recall import Recall
 
 PATIENCE = 20  # averages of a batch's time, after which a silent worker counts as dead
 LEAST_PATIENCE_S = 30.0  # for a machine may be busy with something else
 AVERAGED = 0.9  # of the average that the next batch leaves
+LOOK_S = 1.0  # at most, between two looks at an idle crew
+ROOM_S = 2.0  # between two looks for room
+GOING_S = 0.5  # between two looks at who is dying
 PEER_S = 5.0  # until what one learner lost shows at the driver
 START_TIMEOUT_S = 300.0  # imports and simulators may take long, where a request may not
 
@@ -52,7 +65,11 @@ class Crew:
         self.first_loss: str | None = None
         self._average_s: float | None = None  # that a batch takes its worker
         self._away: dict[int, float] = {}  # lost workers, and when they begin anew
-        self._starting: dict[int, tuple[Any, float]] = {}  # those that do, and since when
+        self._starting: dict[int, tuple[Any, float]] = {}  # those that do, and until when they may
+        self._avoid: dict[int, Any] = {}  # for lost workers: actors on nodes that are gone
+        self._begun = 0  # workers that have begun while others went on
+        self._grown = -math.inf  # when it last looked for room
+        self._alone_since = math.inf  # when the last worker left
         self._peers: list[Any] = []  # answers of the learners but the first to the latest call
         self.evaluator: Any = None
         self.workers: list[Any] = []
@@ -60,7 +77,7 @@ class Crew:
     def start(self, life: int = 0) -> None:
         """Start everyone at once; ``life`` sets random streams apart from an earlier start's."""
         self.life = life
-        self._away, self._starting = {}, {}
+        self._away, self._starting, self._avoid = {}, {}, {}
         role = self.plan["learner"]
         self.learners = [
             spawn(self.backend, self.experiment, role, rank) for rank in range(role.count)
@@ -97,6 +114,7 @@ class Crew:
 
         Raises:
             WorkerDied: the actor's process ended, or it stayed silent.
+            BatchLost: of the learner, that it had nothing of a batch.
         """
         if not self.backend.wait([future], timeout_s or self.fault.timeout_s):
             raise self.silent(who, timeout_s)
@@ -105,6 +123,14 @@ class Crew:
         except PeerLost as error:
             self._find_lost()
             raise LearnerDied(f"{who} {error}") from error
+        except BatchLost as error:
+            if "learner" not in who:
+                raise LearnerDied(f"the learner's node died with the weights for {who}") from error
+            if len(self.learners) > 1:
+                raise LearnerDied(
+                    f"{who} lost a batch that the others may have: {error}"
+                ) from error
+            raise
         except WorkerDied as error:
             raise _death_of(who)(f"{who} died: {error}") from error
 
@@ -216,10 +242,11 @@ class Crew:
             WorkerDied: no restart is left.
         """
         while True:
-            self.spend(error)
-            self.backend.kill(self.workers[worker])
+            self._unless_learner(error)
+            avoid = self._end(self.workers[worker])
+            self.spend(error, avoid)
             try:
-                self._begin_anew(worker, isinstance(error, WorkerDied))
+                self._begin_anew(worker, isinstance(error, WorkerDied), avoid)
                 return
             except RlgenError as another:
                 error = another
@@ -230,14 +257,20 @@ class Crew:
         Raises:
             WorkerDied: fewer than ``fault.min_healthy`` are left, and no restart.
         """
+        self._unless_learner(error)
         self.first_loss = self.first_loss or str(error)
-        self.backend.kill(self.workers[worker])
-        self.workers[worker] = None
+        avoid, self.workers[worker] = self._end(self.workers[worker]), None
+        if avoid is not None and self.config.elastic:
+            self.warn(f"{error}; its node has left, going on with {len(self._here())} workers")
+            if worker < self.plan["worker"].count:  # else it comes back as room for another
+                self._begin(worker, math.inf)
+            return
         if self.restarts < self.fault.max_restarts:
             self.restarts += 1
+            self._avoid[worker] = avoid
             pause = self.fault.backoff_s * 2 ** (self.restarts - 1)
             self._away[worker] = time.monotonic() + pause
-            self.warn(f"{error}; starting it anew in {pause:g} s")
+            self.warn(f"{error}; starting it anew{_where(avoid)} in {pause:g} s")
             return
         left = len(self.workers) - self.workers.count(None) + len(self._away)
         if left < self.fault.min_healthy:
@@ -249,18 +282,34 @@ class Crew:
         self.warn(f"{error}; no restart is left (fault.max_restarts), going on with {left} workers")
 
     def present(self) -> list[int]:
-        """The workers that can be asked, of which there is at least one."""
-        while self._away or self._starting:
-            self._rejoin()
-            here = self._here()
-            if here:
-                return here
-            starting = [future for future, _ in self._starting.values()]
-            if starting:
-                self.backend.wait(starting, START_TIMEOUT_S)
-            elif self._away:
-                time.sleep(max(0.0, min(self._away.values()) - time.monotonic()))
-        return self._here()
+        """The workers that can be asked; none at the moment, where all are yet to come back.
+
+        Raises:
+            WorkerDied: all have left with their nodes, and no other has come.
+        """
+        self._rejoin()
+        if self.config.elastic:
+            self._grow()
+        now, here = time.monotonic(), self._here()
+        if here:
+            self._alone_since = math.inf
+        elif starting := [future for future, _ in self._starting.values()]:
+            self._alone_since = min(self._alone_since, now)
+            waiting = all(due == math.inf for _, due in self._starting.values())
+            if waiting and not self._away and now - self._alone_since > START_TIMEOUT_S:
+                raise WorkerDied(
+                    f"all workers have left with their nodes, and none could start elsewhere "
+                    f"within {START_TIMEOUT_S:g} s; the first loss was: {self.first_loss}"
+                )
+            self.backend.wait(starting, LOOK_S)
+        elif self._away:
+            time.sleep(min(LOOK_S, max(0.0, min(self._away.values()) - now)))
+        return here
+
+    @property
+    def present_count(self) -> int:
+        """How many workers can be asked."""
+        return len(self._here())
 
     def away(self) -> list[int]:
         """The workers that are lost, and those that are beginning anew."""
@@ -270,32 +319,77 @@ class Crew:
         alive = (i for i, worker in enumerate(self.workers) if worker is not None)
         return [worker for worker in alive if worker not in self._starting]
 
+    def _grow(self) -> None:
+        """Add workers where there is room, once those that were added before have found theirs."""
+        now, most = time.monotonic(), self.config.max_workers
+        if now < self._grown + ROOM_S or any(due < math.inf for _, due in self._starting.values()):
+            return
+        self._grown = now
+        count = len(self._here()) + len(self._away) + len(self._starting)
+        room = self.backend.room(self.plan["worker"].cpus)
+        for _ in range(room if most is None else min(room, most - count)):
+            first = self.plan["worker"].count  # the places before are those of lost ones
+            places = range(first, len(self.workers))
+            free = (i for i in places if self.workers[i] is None and i not in self._away)
+            worker = next(free, max(first, len(self.workers)))
+            if worker == len(self.workers):
+                self.workers.append(None)
+            self._begin(worker, now + START_TIMEOUT_S)
+            self.warn(f"there is room for more: {self.name(worker)} joins")
+
+    def _begin(self, worker: int, due: float) -> None:
+        """Have a worker start while the others go on; it has failed at the time that is given."""
+        self._begun += 1
+        life = self.life + self._begun
+        self.workers[worker] = spawn(
+            self.backend, self.experiment, self.plan["worker"], worker, life,
+            self._avoid.pop(worker, None),
+        )  # fmt: skip
+        self._starting[worker] = (self.backend.host(self.workers[worker], "start"), due)
+
     def _rejoin(self) -> None:
         """Start the lost workers whose time has come, and welcome those that have started."""
         now = time.monotonic()
         for worker in [worker for worker, due in self._away.items() if due <= now]:
             del self._away[worker]
             self.begun_anew[worker] += 1
-            role, life = self.plan["worker"], self.life + self.restarts
-            self.workers[worker] = spawn(self.backend, self.experiment, role, worker, life)
-            self._starting[worker] = (self.backend.host(self.workers[worker], "start"), now)
-        for worker, (future, since) in list(self._starting.items()):
+            self._begin(worker, now + START_TIMEOUT_S)
+        for worker, (future, due) in list(self._starting.items()):
             ready = self.backend.wait([future], 0)
-            if not ready and now - since < START_TIMEOUT_S:
+            if not ready and now < due:
                 continue
             del self._starting[worker]
+            if not ready and worker >= self.plan["worker"].count:
+                self.backend.kill(self.workers[worker])
+                self.workers[worker] = None
+                self.warn(f"{self.name(worker)} does not join: others have taken its room")
+                continue
             try:
                 self.welcome(future, self.name(worker), 0)
             except RlgenError as error:
                 self.lose(worker, error)
 
-    def dead(self) -> list[int]:
-        """The workers of a sync run whose processes have ended."""
+    def bereft(self, error: BatchLost) -> list[int]:
+        """The workers of a sync run that went with the batches which the learner did not get.
+
+        A node's objects go before its processes, which notice a second or so later.
+
+        Raises:
+            BatchLost: nobody went.
+        """
+        due = time.monotonic() + LEAST_PATIENCE_S
+        while not (gone := self._dead()):
+            if time.monotonic() > due:
+                raise error
+            time.sleep(GOING_S)
+        return gone
+
+    def _dead(self) -> list[int]:
         asked = [(i, self.backend.host(w, "random")) for i, w in enumerate(self.workers)]
         gone = []
         for worker, future in asked:
             try:
-                self.answer(future, self.name(worker))
+                self.answer(future, self.name(worker), self.patience_s)
             except WorkerDied:
                 gone.append(worker)
         return gone
@@ -306,8 +400,19 @@ class Crew:
             if actor is not None:
                 self.backend.kill(actor)
 
-    def spend(self, error: RlgenError) -> None:
-        """Count a restart and tell of its reason.
+    def _end(self, actor: Any) -> Any:
+        """End a lost actor; give it back where its node is gone, and has no place for another."""
+        gone = self.backend.gone(actor)
+        self.backend.kill(actor)
+        return actor if gone else None
+
+    def _unless_learner(self, error: RlgenError) -> None:
+        """Raise an error that blames the learner, whoever it came from."""
+        if isinstance(error, LearnerDied):
+            raise error
+
+    def spend(self, error: RlgenError, avoid: Any = None) -> None:
+        """Count a restart and tell of its reason, and whether it is on a node that is gone.
 
         Raises:
             WorkerDied: none is left; names the first reason of all.
@@ -320,15 +425,15 @@ class Crew:
                 f"(fault.max_restarts){first}"
             ) from error
         self.restarts += 1
-        self.warn(f"{error}; starting it anew")
+        self.warn(f"{error}; starting it anew{_where(avoid)}")
 
-    def _begin_anew(self, worker: int, as_before: bool) -> None:
+    def _begin_anew(self, worker: int, as_before: bool, avoid: Any) -> None:
         opaque = self.recall.opaque(worker) if self.recall else None
         exact = as_before and self.recall is not None and opaque is None
         life = self.life if exact else self.life + self.restarts
         role = self.plan["worker"]
         self.begun_anew[worker] += 1
-        self.workers[worker] = spawn(self.backend, self.experiment, role, worker, life)
+        self.workers[worker] = spawn(self.backend, self.experiment, role, worker, life, avoid)
         started = self.backend.host(self.workers[worker], "start")
         self.welcome(started, self.name(worker))
         if exact:
@@ -357,9 +462,15 @@ class Crew:
             WorkerDied: no restart is left.
         """
         while True:
-            self.spend(error)
-            self.backend.kill(self.evaluator)
-            self.evaluator = spawn(self.backend, self.experiment, self.plan["evaluator"])
+            self._unless_learner(error)
+            avoid = self._end(self.evaluator)
+            if avoid is not None and self.config.elastic:
+                self.warn(f"{error}; starting it anew{_where(avoid)}")
+            else:
+                self.spend(error, avoid)
+            self.evaluator = spawn(
+                self.backend, self.experiment, self.plan["evaluator"], avoid=avoid
+            )
             started = self.backend.host(self.evaluator, "start")
             try:
                 self.welcome(started, "the evaluator")
@@ -397,10 +508,34 @@ class Crew:
             self.ask(worker, self.name(index), "restore", *part)
             self.backend.host(worker, "set_random", random[f"worker-{index}"])
 
+    def save_learner(self, folder: Path, with_replay: bool) -> None:
+        """Write the learner's parts of a checkpoint, or have it do so where it sees the folder."""
+        left = self.ask(self.learners[0], "the learner", "save", str(folder), with_replay)
+        checkpoint.write_parts(folder, left)
+
+    def load_learners(self, folder: Path) -> None:
+        """Have the learners go on from a checkpoint; those that do not see it are given it."""
+        with tempfile.TemporaryDirectory(prefix=".seen-", dir=folder.parent) as probe:
+            seen = self.ask_learners("sees", probe)
+        given = None
+        if not all(seen):
+            given = self.backend.put(checkpoint.read_parts(folder, PARTS))
+        calls = [
+            self.backend.call(learner, "load", str(folder), *(() if sees else (given,)))
+            for learner, sees in zip(self.learners, seen, strict=True)
+        ]
+        for rank, call in enumerate(calls):
+            self.answer(call, self.learner_name(rank))
+
     def seek(self, minibatches: int) -> None:
         """Have data workers go on after so many minibatches, whoever read those."""
         for index, worker in enumerate(self.workers):
             self.ask(worker, self.name(index), "seek", minibatches)
+
+
+def _where(avoid: Any) -> str:
+    """What a message adds where the node of a lost actor is gone."""
+    return "" if avoid is None else " on another node (its own does not answer)"
 
 
 def _death_of(who: str) -> type[WorkerDied]:

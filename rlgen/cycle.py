@@ -68,9 +68,7 @@ class Cycle:
             try:
                 said, missing = self.crew.answer(report, "the learner"), []
             except BatchLost as error:
-                missing = self.crew.dead()  # of whose batches the learner had nothing
-                if not missing:
-                    raise error
+                missing = self.crew.bereft(error)
         self.crew.remember(self._request())
         self._publish(list(infos), said, weights)
 
@@ -144,7 +142,7 @@ class Cycle:
         """Count an update; its weights are what the next requests carry."""
         if report["version"] > self.version:
             self.version, self.weights = report["version"], weights
-        self.counters.add(infos, report["updates"])
+        self.counters.add(infos, report)
         self.converged = report["converged"]
         self.observe(infos, report)
 

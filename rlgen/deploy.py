@@ -415,6 +415,11 @@ def _plan(
     plain = configs.set_keys(configs.read_config(config), configs.parse_overrides(overrides or ()))
     here = configs.parse_overrides(ON_CLUSTER)
     experiment = configs.resolve_experiment(configs.set_keys(plain, here))
+    if experiment.scheduler.workers == configs.AUTO:
+        raise ConfigError(
+            "scheduler.workers: auto fills the machines that are there, but here their number "
+            "follows from the workers'; give one, such as scheduler.workers=16"
+        )
     for key, path in shipping.local_files(experiment).items():
         plain = configs.set_keys(plain, {key: path})
     return plain, plan_layout(make_plan(experiment), node_cpus)

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlgen.algorithm import Estimate
-from rlgen.config import Experiment
+from rlgen.config import AUTO, Experiment
 from rlgen.scheduler import Progress, Summary
 
 SECONDS_PER_LINE = 2.0  # between plain lines
@@ -35,7 +35,7 @@ LEAST_BAR = 10  # columns of a progress bar beside its run's name
 LEAST_SHARE = 0.05  # of a role's time that is shown
 
 #: Counters that say nothing while they are zero, or that another figure shows.
-HIDDEN = ("cycles", "seconds")
+HIDDEN = ("cycles", "rows_learned", "seconds")
 
 
 class Display:
@@ -99,6 +99,8 @@ class Display:
         progress, scheduler = self.progress, self.experiment.scheduler
         if progress is None:
             begun = f"starting {scheduler.workers} {plural('worker', scheduler.workers)}"
+            if scheduler.workers == AUTO:
+                begun = "starting as many workers as fit"
             return Group(Text(f"{self.experiment.name}: {begun} ({scheduler.backend}) ..."))
         width = self.console.width
         said = f"{progress.fraction:4.0%}  {time_left(progress)}"
@@ -222,16 +224,23 @@ def score(evaluation: Mapping[str, Any]) -> str:
     what = "greedy return" if evaluation["metric"] == "return" else evaluation["metric"]
     unit = "episode" if "episodes" in evaluation else "row"
     count = evaluation[f"{unit}s"]
+    if not math.isfinite(evaluation["mean"]):
+        return f"{what} {infinite(evaluation['mean'])} over {count:,} {plural(unit, count)}"
     spread = evaluation["std"]
     if unit == "row":
         spread /= math.sqrt(max(count - 1, 1))  # std is of the count rows, not of n - 1
         digits = 2 if abs(evaluation["mean"]) >= 10 else 4
     else:
         digits = 1 if abs(evaluation["mean"]) >= 10 else 3
-    return (
-        f"{what} {evaluation['mean']:.{digits}f} ± {spread:.{digits}f} "
-        f"over {count:,} {plural(unit, count)}"
-    )
+    error = f" ± {spread:.{digits}f}" if math.isfinite(spread) else ""
+    return f"{what} {evaluation['mean']:.{digits}f}{error} over {count:,} {plural(unit, count)}"
+
+
+def infinite(value: float) -> str:
+    """A figure that is no finite number, and what that may mean."""
+    if math.isnan(value):
+        return "is not a number (the model has diverged)"
+    return f"is {value} (rows are impossible to the model, or it has diverged)"
 
 
 def estimates(found: Mapping[str, Estimate]) -> Iterator[str]:
@@ -239,15 +248,18 @@ def estimates(found: Mapping[str, Estimate]) -> Iterator[str]:
     width = max(map(len, found), default=0)
     for name, e in found.items():
         error = (e.high - e.low) / 2
+        note = f"  ({e.note})" if e.note else ""
+        if not math.isfinite(e.value):
+            yield f"  {name:{width}}  {infinite(e.value)}{note}"
+            continue
         # Two digits of the error, and no more of the value; two decimals where an end is infinite.
         decimals = max(1 - math.floor(math.log10(error)), 0) if 0 < error < math.inf else 2
-        if error == 0:
+        if error == 0 or math.isnan(error):
             value = f"{e.value:.6g}"
         elif math.isclose(e.high - e.value, e.value - e.low, rel_tol=1e-3):
             value = f"{e.value:.{decimals}f} ± {error:.{decimals}f}"
         else:
             value = f"{e.value:.{decimals}f} [{e.low:.{decimals}f}, {e.high:.{decimals}f}]"
-        note = f"  ({e.note})" if e.note else ""
         yield f"  {name:{width}}  {value}{note}"
 
 

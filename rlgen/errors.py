@@ -64,7 +64,7 @@ class LearnerDied(WorkerDied):
 
 
 class BatchLost(RlgenError):
-    """A batch went with the node that held it, before the learner had it."""
+    """A batch, or weights, went with the node that held them, before who needed them had them."""
 
 
 class StoreFull(RlgenError):

@@ -113,10 +113,13 @@ def submit(
             )
         answer |= {"job": name, "address": head.address, "bytes": size}
         print(f"submitted {name} ({size / shipping.MIB:.1f} MiB sent)")
+        if experiment.scheduler.workers == configs.AUTO:
+            print("scheduler.workers: auto: the job takes as many as fit when it begins")
         if free and any(needs[key] > free.get(key, 0.0) for key in needs):
             _warn(f"{resources(needs, total, free)}; the job waits until others have ended")
         if follow:
             _follow(head, name, answer)
+            print(f"next: rlgen pull {name}{_at(address)}")
         else:
             print(f"next: rlgen logs {name} --follow{_at(address)}")
             print(f"      rlgen pull {name}{_at(address)}")

@@ -24,6 +24,7 @@ from rlgen.rollout import Info
 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
 
 Report = dict[str, Any]
+PARTS = ("learner", "replay")  # of a checkpoint, from which a learner goes on
 
 
 class Learner:
@@ -75,6 +76,7 @@ class Learner:
         return weights, {
             "version": self.version,
             "updates": self.updates,
+            "replayed": self.algorithm.replayed,
             "converged": self.algorithm.converged,
             "lags": lags,
             "seconds": {"ingest": ingested - began, "update": ended - ingested},
@@ -106,21 +108,34 @@ class Learner:
         write_weights(self.algorithm, weights)
         self.version += 1
 
-    def save(self, folder: str, with_replay: bool) -> None:
-        """Write the parts ``weights``, ``learner`` and ``replay`` of a checkpoint being made."""
-        path = Path(folder)
-        checkpoint.write_part(
-            path, "weights", {"version": self.version}, {"weights": read_weights(self.algorithm)}
-        )
+    def save(self, folder: str, with_replay: bool) -> dict[str, checkpoint.Part]:
+        """Write the parts ``weights``, ``learner`` and ``replay`` of a checkpoint being made.
+
+        Returns:
+            The parts, where this machine does not see the folder; else none.
+        """
         own = state.capture(self, skip=("replay", "device", "latest", "peers", "gradients"))
-        checkpoint.write_part(path, "learner", own.plain, own.arrays)
+        parts: dict[str, checkpoint.Part] = {
+            "weights": ({"version": self.version}, {"weights": read_weights(self.algorithm)}),
+            "learner": (own.plain, own.arrays),
+        }
         if self.replay is not None and with_replay:
             ring = state.capture(self.replay, skip=("rng",))
-            checkpoint.write_part(path, "replay", ring.plain, ring.arrays)
+            parts["replay"] = ring.plain, ring.arrays
+        return checkpoint.write_parts(Path(folder), parts)
 
-    def load(self, folder: str) -> None:
-        """Go on from a verified checkpoint; without a stored replay, from an empty one."""
-        path = Path(folder)
-        state.restore(self, *checkpoint.read_part(path, "learner"))
-        if self.replay is not None and (path / "replay.json").is_file():
-            state.restore(self.replay, *checkpoint.read_part(path, "replay"))
+    def sees(self, folder: str) -> bool:
+        """Whether this machine sees a folder that the driver has just made."""
+        return checkpoint.is_here(Path(folder))
+
+    def load(self, folder: str, parts: dict[str, checkpoint.Part] | None = None) -> None:
+        """Go on from a verified checkpoint; without a stored replay, from an empty one.
+
+        Args:
+            folder: the checkpoint.
+            parts: what it holds, where this machine does not see the folder.
+        """
+        parts = parts or checkpoint.read_parts(Path(folder), PARTS)
+        state.restore(self, *parts["learner"])
+        if self.replay is not None and "replay" in parts:
+            state.restore(self.replay, *parts["replay"])

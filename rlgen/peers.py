@@ -7,10 +7,12 @@ and counters stay the same on every learner, since each makes the same step.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import os
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -35,9 +37,11 @@ class PeerLearner(Learner):
         first = role_seed(experiment.seed, "learner")
         torch.manual_seed(first)  # every learner begins as a single one would
         super().__init__(experiment, first)
-        if rank:
-            torch.set_rng_state(own)  # and draws noise of its own for its own rows
         self.peers = Peers(self.algorithm, rank, experiment.scheduler.learners)
+        if self.algorithm.whole_batch:
+            self.algorithm.part = self.peers.part
+        elif rank:
+            torch.set_rng_state(own)  # and draws noise of its own for its own rows
         self.gradients.watch()  # once they are everyone's
 
     def open(self) -> str:
@@ -57,13 +61,28 @@ class PeerLearner(Learner):
             raise
 
     def _update(self, batch: Batch) -> None:
-        super()._update(self.peers.part(batch))
+        if self.algorithm.whole_batch:
+            self.peers.draw_alike(self.device)
+            super()._update(batch)
+            return
+        super()._update(self.peers.part(batch, self.peers.axis))
         if self.algorithm.priorities is not None:
             self.algorithm.priorities = self.peers.joined(self.algorithm.priorities)
 
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the latest update, weighted so that their mean over learners is of all."""
+        weight = self.peers.share * self.peers.count
+        own = super().metrics()
+        return {name: value * weight if weight else 0.0 for name, value in own.items()}
+
 
 class Peers:
-    """The ties between one learner's optimisers and the others'."""
+    """The ties between one learner's optimisers and the others'.
+
+    Attributes:
+        axis: of the rows of a batch.
+        share: what this learner's part of the latest batch or minibatch weighs, in [0, 1].
+    """
 
     def __init__(self, algorithm: Algorithm, rank: int, count: int) -> None:
         self.rank = rank
@@ -71,9 +90,9 @@ class Peers:
         self.axis = algorithm.batch_axis
         if algorithm.replay is not None:
             self.axis = 0 if algorithm.replay.sequence == 1 else 1
+        self.share = 1.0 / count
         self._rows = slice(0, 0)  # of the batch in hand, those that are this learner's,
-        self._of = 0  # of so many,
-        self._share = 1.0  # and what they weigh
+        self._of = 0  # of so many
         self._fresh: list[torch.Tensor] = []  # parameters that a backward pass has reached so far
         self._shared: set[torch.Tensor] = set()  # those whose gradients are everyone's
         self._listening: socket.socket | None = None
@@ -114,27 +133,37 @@ class Peers:
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
-    def part(self, batch: Batch) -> Batch:
-        """This learner's part of a batch; all of it where there are fewer rows than learners."""
-        self._of = max(column.shape[self._axis_of(column)] for column in batch.values())
+    def part(self, columns: dict[str, Any], axis: int) -> dict[str, Any]:
+        """This learner's part; all where there are fewer rows than learners.
+
+        Args:
+            columns: a batch or minibatch, arrays or tensors. Where it says which rows are
+                ``"valid"``, only those weigh.
+            axis: of the rows. Of sequences, a column of one axis has one value for each.
+        """
+        axes = {name: min(axis, column.ndim - 1) for name, column in columns.items()}
+        self._of = max(column.shape[axes[name]] for name, column in columns.items())
         if self._of < self.count:
             self._rows = slice(0, 0 if self.rank else self._of)
-            self._share = 1.0 / self.count
-            return batch
+            self.share = 1.0 / self.count
+            return columns
         first, last = (self._of * rank // self.count for rank in (self.rank, self.rank + 1))
         self._rows = slice(first, last)
-        part = {name: self._cut(column) for name, column in batch.items()}
-        self._share = (last - first) / self._of
-        if "valid" in batch:
-            self._share = float(part["valid"].sum() / max(batch["valid"].sum(), 1))
+        part = {
+            name: column[(slice(None),) * axes[name] + (self._rows,)]
+            for name, column in columns.items()
+        }
+        self.share = (last - first) / self._of
+        if "valid" in columns:
+            self.share = float(part["valid"].sum() / max(columns["valid"].sum(), 1))
         return part
 
-    def _axis_of(self, column: Any) -> int:
-        """The axis of rows; of sequences, a column of one axis has one value for each."""
-        return min(self.axis, column.ndim - 1)
-
-    def _cut(self, column: Any) -> Any:
-        return column[self._rows] if self._axis_of(column) == 0 else column[:, self._rows]
+    def draw_alike(self, device: str) -> None:
+        """Take over the first learner's torch random state."""
+        own = torch.get_rng_state().to(device)
+        with _in_touch():
+            distributed.broadcast(own, src=0)
+        torch.set_rng_state(own.cpu())
 
     def joined(self, priorities: Any) -> torch.Tensor:
         """The priorities ``(batch_size,)`` of everyone's parts, in order."""
@@ -175,7 +204,9 @@ class Peers:
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
             return
-        whole = torch.cat([gradient.reshape(-1) for gradient in gradients]).mul_(self._share)
+        whole = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        # A mean over no rows is NaN, which weighs nothing only so.
+        whole = whole.mul_(self.share) if self.share else torch.zeros_like(whole)
         _add_up(whole)
         for gradient, part in zip(
             gradients, whole.split([g.numel() for g in gradients]), strict=True
@@ -184,13 +215,20 @@ class Peers:
 
 
 def _add_up(tensor: torch.Tensor) -> None:
-    """Replace a tensor by the sum of everyone's.
+    """Replace a tensor by the sum of everyone's."""
+    with _in_touch():
+        distributed.all_reduce(tensor)
+
+
+@contextlib.contextmanager
+def _in_touch() -> Iterator[None]:
+    """Say what a message to the others that fails means.
 
     Raises:
         PeerLost: another learner has gone, or stayed silent for too long.
     """
     try:
-        distributed.all_reduce(tensor)
+        yield
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PeerLost(f"lost touch with the other learners: {reason}") from error

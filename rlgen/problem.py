@@ -42,7 +42,7 @@ def load_problem(experiment: Experiment) -> Problem:
         problem = Problem(
             data_mean=rows.mean(),
             data_range=rows.range(),
-            data_outside=rows.outside,
+            data_first=rows.first,
             data_shape=rows.shape,
             data_count=rows.count("train"),
             data_vocabulary=rows.vocabulary,

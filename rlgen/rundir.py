@@ -71,10 +71,20 @@ def prepare(run_dir: Path, experiment: Experiment) -> None:
     (run_dir / VERSIONS).write_text(json.dumps(versions(), indent=1))
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file of which, whenever the process is killed, there is nothing or all."""
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        aside.write_text(text)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def write_config(run_dir: Path, experiment: Experiment) -> None:
     """Store the resolved configuration, every default included."""
     text = yaml.safe_dump(experiment.dump(), sort_keys=False)
-    (run_dir / CONFIG).write_text(text)
+    write_whole(run_dir / CONFIG, text)
 
 
 def read_plain(run_dir: Path) -> dict[str, Any]:

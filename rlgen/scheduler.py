@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from rlgen import checkpoint, rundir, sinks, storage
-from rlgen.config import Experiment
+from rlgen.config import AUTO, Experiment
 from rlgen.counters import CLOCKS, Counters
 from rlgen.crew import Crew
 from rlgen.cycle import Cycle
@@ -36,7 +36,7 @@ from rlgen.errors import (
 )
 from rlgen.filming import Filming
 from rlgen.gallery import Gallery
-from rlgen.plan import connect, make_plan
+from rlgen.plan import connect, fill, make_plan
 from rlgen.problem import load_problem
 from rlgen.recall import Recall
 from rlgen.tracking import Tracker
@@ -46,6 +46,7 @@ Summary = dict[str, Any]
 DISPLAY_EVERY_S = 0.1
 LOAD_EVERY_S = 2.0  # least time between records of the workers, which grow with their number
 TRACED_CYCLE = 20  # by then everything is warm
+LEARNED = ("updates", "rows_learned")  # what learners did, as `Counters` has it
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Window:
     """What has come in since the last record."""
 
     began: float
-    ticks: float
+    first: Counters  # what the run had done by then
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     lags: list[int] = field(default_factory=list)
@@ -87,12 +88,10 @@ class Scheduler:
         display: Callable[[Progress], None] = no_display,
         warn: Callable[[str], None] = print,
         trace: Callable[[str], None] | None = None,
-        evaluated: Callable[[Path | None], None] | None = None,
+        evaluated: Callable[[], None] | None = None,
     ) -> None:
         self.experiment = experiment
-        self.evaluated = (
-            evaluated  # told of a checkpoint that follows every evaluation but the last
-        )
+        self.evaluated = evaluated  # told of every evaluation but the last, after a checkpoint
         self.trace = trace  # told once of the journey of one batch
         self.display = display
         self._warn_user = warn
@@ -110,6 +109,7 @@ class Scheduler:
         self._evaluated_version = -1
         self._pending: tuple[Any, Any, Counters] | None = None
         self._reached: Any = None  # weights that reached the target
+        self._worker_s = 0.0  # seconds of the loop, times the workers that were there
         self._latest: dict[str, Any] = {}
         self._displayed = 0.0
         self._load: Workload | None = None  # from the first cycle on
@@ -131,13 +131,19 @@ class Scheduler:
         for name in sinks.wanted(self.experiment.tracking):
             sinks.check_installed(name, f"tracking.{name}")
         self.problem = load_problem(self.experiment)
-        plan = {role.name: role for role in make_plan(self.experiment)}
-        self.backend = connect(self.experiment, list(plan.values()))
+        self.backend = connect(self.experiment, make_plan(self.experiment))
         tracker, summary, uploads = None, None, None
         try:
             if self.interrupted:  # while Ray started, which nothing may break off
                 raise KeyboardInterrupt
-            self.crew = Crew(self.experiment, self.backend, plan, self.warn)
+            if self.experiment.scheduler.workers == AUTO:
+                self.experiment = fill(self.experiment, self.problem)
+                self.warn(f"scheduler.workers: auto: {self.experiment.scheduler.workers}")
+            plan = make_plan(self.experiment)
+            self.backend.reserve(plan, self.warn)
+            self.crew = Crew(
+                self.experiment, self.backend, {role.name: role for role in plan}, self.warn
+            )
             self._start(resume)
             self.run_dir = run_dir or rundir.create(self.experiment)
             if resume is not None:
@@ -203,7 +209,7 @@ class Scheduler:
         Raises:
             Diverged: as `_check_metrics`.
         """
-        weights = self.backend.get(self.cycle.weights)
+        weights = self.crew.answer(self.cycle.weights, "the learner")
         if np.isnan(weights).any() or np.isposinf(weights).any():  # -inf: not known yet (R-max)
             raise self._diverged("a weight is not a number, or infinite")
 
@@ -250,13 +256,14 @@ class Scheduler:
         self._began = time.monotonic() - self.cycle.counters.seconds
         self._first = replace(self.cycle.counters)
         self._first_ticks = self.ticks()
-        self._window = Window(time.monotonic(), self.ticks())
+        self._window = Window(time.monotonic(), replace(self.cycle.counters))
         self._load = self._load or Workload(self.experiment, time.monotonic())
         step = self.cycle.sync if self._sync else self.cycle.asynchronous
         while (reason := self._stop_reason()) is None:
-            before = self.ticks()
+            before, already = self.ticks(), self.cycle.counters.seconds
             step()
             self.cycle.counters.seconds = time.monotonic() - self._began
+            self._worker_s += (self.cycle.counters.seconds - already) * self.crew.present_count
             self._count_restarts()
             self._evaluate(before)
             self._checkpoint_if_due(before)
@@ -320,7 +327,8 @@ class Scheduler:
         summary = self._summary(reason, path)
         self.record("summary", summary)
         text = json.dumps(summary, indent=1)
-        self._unless_full(rundir.SUMMARY, lambda: (self.run_dir / rundir.SUMMARY).write_text(text))
+        file = self.run_dir / rundir.SUMMARY
+        self._unless_full(rundir.SUMMARY, lambda: rundir.write_whole(file, text))
         return summary
 
     def _unless_full(self, what: str, write: Callable[[], Any]) -> None:
@@ -340,8 +348,7 @@ class Scheduler:
             "seed": self.experiment.seed,
             **asdict(counters),
             "wall_s": counters.seconds,
-            "env_steps_per_s": (counters.env_steps - first.env_steps) / elapsed,
-            "updates_per_s": (counters.updates - first.updates) / elapsed,
+            **rates(counters, first, elapsed, "env_steps", *LEARNED),
             "evaluation": self.evaluation,
             "metrics": self._latest,
             "stop_reason": reason,
@@ -393,21 +400,25 @@ class Scheduler:
         window, now = self._window, time.monotonic()
         elapsed = max(now - window.began, 1e-9)
         values: dict[str, Any] = asdict(self.cycle.counters)
-        values[f"{self.experiment.clock}_per_s"] = (self.ticks() - window.ticks) / elapsed
+        clock = self.experiment.clock
+        values |= rates(self.cycle.counters, window.first, elapsed, clock, *LEARNED)
         if window.lags and not self._sync:
             self._latest |= {"lag_mean": float(np.mean(window.lags)), "lag_max": max(window.lags)}
+        if not self._sync:
+            values["workers"] = self.crew.present_count
         if window.returns:
             self._latest["episode_return"] = float(np.mean(window.returns))
             self._latest["episode_length"] = float(np.mean(window.lengths))
-        steps = max(self.ticks() - window.ticks, 1)
+        steps = max(self.ticks() - getattr(window.first, clock), 1)
         self._latest |= {name: total / steps for name, total in window.sums.items()}
         self.record("train", values | self._latest)
-        self._window = Window(now, self.ticks())
+        self._window = Window(now, replace(self.cycle.counters))
 
     def _record_load(self) -> None:
         """One line of what each worker did since the last one."""
         assert self._load is not None
-        values = self._load.take(time.monotonic(), self.crew.begun_anew, self.crew.away())
+        crew = self.crew
+        values = self._load.take(time.monotonic(), len(crew.workers), crew.begun_anew, crew.away())
         clocks = {k: v for k, v in asdict(self.cycle.counters).items() if k in CLOCKS}
         self.record("workers", clocks | values)
 
@@ -428,7 +439,7 @@ class Scheduler:
         done = fraction - self._first_fraction
         left = elapsed * (1.0 - fraction) / done if done > 0 else None
         counters = asdict(self.cycle.counters)
-        present = self.experiment.scheduler.workers - len(self.crew.away())
+        present = self.crew.present_count
         share = self._time_share()["time_share"]
         return Progress(
             counters, rate, fraction, left, self._latest, self.evaluation, present, share
@@ -437,8 +448,7 @@ class Scheduler:
     def _time_share(self) -> dict[str, Any]:
         """Where each role's time went, as shares of the run, and which of them held it up."""
         assert self._load is not None
-        elapsed, workers = self._elapsed(), self.experiment.scheduler.workers
-        whole = {"worker": elapsed * workers, "learner": elapsed}
+        whole = {"worker": self._worker_s, "learner": self._elapsed()}
         share = time_share(self._load.seconds, whole)
         return {"time_share": share, "bottleneck": bottleneck(share)}
 
@@ -453,7 +463,8 @@ class Scheduler:
             and not self._stop_reason()
         ):
             self.cycle.settle()
-            self.evaluated(self._write_checkpoint())
+            self._write_checkpoint()
+            self.evaluated()
 
     def _collect_or_launch(self, before: float) -> None:
         self._collect(wait=False)
@@ -528,7 +539,7 @@ class Scheduler:
 
         def fill(folder: Path) -> None:
             crew = self.crew
-            crew.ask(crew.learners[0], "the learner", "save", str(folder), config.replay)
+            crew.save_learner(folder, config.replay)
             states = []
             if self._sync:
                 try:
@@ -568,7 +579,7 @@ class Scheduler:
         equal = self._sync and stored == self.experiment.scheduler.workers and not plain["opaque"]
         # Workers that begin anew draw from streams of their own, not from their first ones again.
         self.crew.start(life=0 if equal else counters.cycles)
-        self.crew.ask_learners("load", str(resume))
+        self.crew.load_learners(resume)
         for name, learner in zip(self.crew.learner_streams(), self.crew.learners, strict=True):
             if name in random:  # else there were fewer
                 self.backend.host(learner, "set_random", random[name])
@@ -630,6 +641,13 @@ def journey(info: dict[str, Any], report: dict[str, Any], now: float) -> list[st
         f"({parts(report['seconds'])})",
         f"{since(now)}  the scheduler knows",
     ]
+
+
+def rates(now: Counters, before: Counters, seconds: float, *counted: str) -> dict[str, float]:
+    """What was done per second between two moments, ``{"NAME_per_s": ...}``."""
+    return {
+        f"{name}_per_s": (getattr(now, name) - getattr(before, name)) / seconds for name in counted
+    }
 
 
 def reason_of(error: OSError) -> str:

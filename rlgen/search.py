@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -84,6 +84,24 @@ class Dimension(Section):
             return int(rng.integers(low, high + 1))
         return self.clip(math.floor(math.exp(rng.uniform(math.log(low), math.log(high + 1)))))
 
+    def change(self, value: Any, rng: np.random.Generator) -> Any:
+        """Another value nearby: the next one of a list, a number a fifth more or less.
+
+        A whole number changes by 1 at least; at a bound the way that is left is taken.
+        """
+        for step in rng.permutation((-1, 1)).tolist():
+            if self.kind == "choice":
+                place = self.values.index(value) + step
+                other = self.values[place] if 0 <= place < len(self.values) else value
+            elif self.kind.endswith("integer"):
+                by = max(1, round(abs(value) / 5))
+                other = self.clip(value + step * by)
+            else:
+                other = self.clip(value * (1 + step / 5))
+            if other != value:
+                return other
+        return value
+
     def clip(self, value: Any) -> Any:
         """The nearest value within the bounds; choices stay."""
         return value if self.kind == "choice" else min(max(value, self.values[0]), self.values[1])
@@ -141,6 +159,45 @@ class Search(Section):
             return [dict(zip(self.space, p, strict=True)) for p in itertools.product(*values)]
         rng = np.random.default_rng(seed)
         return [{k: d.draw(rng) for k, d in self.space.items()} for _ in range(self.trials)]
+
+
+def evolve(
+    search: Search, seed: int, generation: int, standing: Sequence[tuple[int, Point, float]]
+) -> dict[int, tuple[int, Point]]:
+    """Who of a population goes on from whom, and with which values: exploit and explore.
+
+    It depends on the arguments alone, not on which trial was quick (Jaderberg et al. 2017,
+    arXiv:1711.09846, with truncation selection; their asynchronous form needs a machine on which
+    all trials run at once).
+
+    Args:
+        search: with method ``population``.
+        seed: of the sweep.
+        generation: the one that begins, from 1.
+        standing: number, point and latest mean of every trial that goes on.
+
+    Returns:
+        For every one of the worst quantile the number of the one of the best quantile from whose
+        weights it goes on, and its new point.
+    """
+
+    def key(entry: tuple[int, Point, float]) -> tuple[float, int]:
+        return (entry[2] if math.isfinite(entry[2]) else -math.inf), -entry[0]
+
+    order = sorted(standing, key=key)
+    count = min(math.ceil(len(order) * search.quantile), len(order) // 2)
+    rng = np.random.default_rng([seed, generation])
+    changed = {}
+    for number, _, _ in order[:count]:
+        donor, values, _ = order[-1 - int(rng.integers(count))]
+        point = {
+            name: dimension.draw(rng)
+            if rng.random() < search.resample
+            else dimension.change(values[name], rng)
+            for name, dimension in search.space.items()
+        }
+        changed[number] = donor, point
+    return changed
 
 
 def parse(plain: Any) -> Search:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ LAST_ATTEMPTS = 4  # at the end of a run, 1, 2 and 4 s apart
 CHECKPOINTS = "checkpoints"
 ORIGIN, PENDING = ".uri", ".uploading"  # where a folder belongs; that not all of it is there yet
 URI = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://(.*)$")
+SENDING = ".sending-"  # a checkpoint that is being uploaded
 ARROW = ("gs", "s3")  # read and written by pyarrow, which brings the clients along
 HINTS = {
     r"credential|access.?denied|forbidden|permission|unauthor|ACCESS_DENIED|\b40[13]\b": (
@@ -223,6 +225,8 @@ class Mirror:
         with _explained(uri, "written"):
             self._filesystem, self._root = _open(uri)
             (folder / PENDING).touch()
+            for left in folder.glob(f"{SENDING}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             self.push()
         self._thread.start()
 
@@ -233,7 +237,8 @@ class Mirror:
             Exception: whatever the storage's client raises.
         """
         checkpoints = set()
-        for path in sorted(self.folder.rglob("*")):
+        walk = os.walk(self.folder)  # which does not mind that folders go meanwhile
+        for path in sorted(Path(at, name) for at, _, names in walk for name in names):
             relative = path.relative_to(self.folder)
             if any(part.startswith(".") for part in relative.parts):
                 continue
@@ -241,8 +246,7 @@ class Mirror:
                 checkpoints.add(relative.parent)
             else:
                 with contextlib.suppress(FileNotFoundError):
-                    if path.is_file():
-                        self._send(relative)
+                    self._send(relative)
         for relative in sorted(checkpoints):
             self._send_checkpoint(relative)
         for parent in sorted({relative.parent for relative in checkpoints}):
@@ -301,26 +305,33 @@ class Mirror:
             self._sent[relative] = version
 
     def _send_checkpoint(self, relative: Path) -> None:
-        """Upload a checkpoint, its manifest last; one that is removed meanwhile is left out."""
+        """Upload a checkpoint, its manifest last.
+
+        A run may let go of it before slow storage has taken it: it is held by links of our own.
+        """
         path, remote = self.folder / relative, self._remote(relative)
-        try:
-            version = (path / checkpoint.MANIFEST).read_bytes()
-            if self._sent.get(relative) == version:
-                return
+        with tempfile.TemporaryDirectory(prefix=SENDING, dir=self.folder) as folder:
+            held = Path(folder, relative.name)
+            try:
+                version = (path / checkpoint.MANIFEST).read_bytes()
+                if self._sent.get(relative) == version:
+                    return
+                shutil.copytree(path, held, copy_function=_link)
+            except (FileNotFoundError, shutil.Error):
+                if path.is_dir():
+                    raise
+                return  # gone already
+            version = (held / checkpoint.MANIFEST).read_bytes()
             manifest = f"{remote}/{checkpoint.MANIFEST}"
             if self._filesystem.exists(manifest):
                 if self._filesystem.cat_file(manifest) == version:
                     self._sent[relative] = version
                     return
                 self._filesystem.rm_file(manifest)  # of the same cycle, written earlier
-            files = sorted(path.iterdir(), key=lambda file: file.name == checkpoint.MANIFEST)
+            files = sorted(held.iterdir(), key=lambda file: file.name == checkpoint.MANIFEST)
             for file in files:
                 self._put(file, f"{remote}/{file.name}")
-        except FileNotFoundError:
-            if path.is_dir():
-                raise
-            return
-        self._sent[relative] = version
+            self._sent[relative] = version
 
     def _prune(self, parent: Path) -> None:
         """Remove the checkpoints that the run has let go of, once a newer one is there."""
@@ -370,6 +381,16 @@ def _put(filesystem: Any, path: Path, remote: str) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(aside)
+
+
+def _link(source: str, target: str) -> None:
+    """Another name of a file; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _open(uri: str) -> tuple[Any, str]:

@@ -156,13 +156,14 @@ def _read(config: str, overrides: list[str], search: Path | None) -> tuple[Any, 
 def _table(order: list[Any], clock: str, keys: list[str]) -> Table:
     """The trials, the best first."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("trial", "mean", clock, "how it ended", *(k.rpartition(".")[2] for k in keys)):
+    for heading in ("trial", "mean", clock, "status", *(k.rpartition(".")[2] for k in keys)):
         table.add_column(
             heading, justify="right" if heading in ("trial", "mean", clock) else "left"
         )
     for trial in order[:SHOWN]:
         mean = "" if trial.mean is None else f"{trial.mean:.4g}"
-        status = f"{trial.status} ({trial.reason[:60]})" if trial.reason else trial.status
+        failed = trial.status == "failed"
+        status = f"failed ({trial.reason[:60]})" if failed else trial.status
         values = [trial.point[key] for key in keys]
         shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in values]
         table.add_row(str(trial.number), mean, f"{trial.ticks:,.0f}", status, *shown)

@@ -3,8 +3,9 @@
 ``<run.dir>/<experiment>/sweep-<time>/`` holds
 
 - ``sweep.yaml``: the experiment and what is searched;
-- ``trials/NNNN/``: a trial, which is a run like any other, with its ``point.json``;
-- ``journal.jsonl``: one line for every trial that began or ended;
+- ``trials/NNNN/``: a trial, which is a run like any other;
+- ``journal.jsonl``: one line for every trial that began or ended; of a population also for every
+  trial that has come to the end of a generation, and for what was decided then;
 - ``results.json``, ``results.csv`` and ``best.yaml``, a configuration for ``rlgen train``.
 
 From these a sweep goes on: trials that have ended are not run again, and others go on from their
@@ -26,16 +27,16 @@ from typing import Any
 import yaml
 
 from rlgen import checkpoint, rundir, search, storage
-from rlgen.config import Experiment, resolve_experiment, set_keys
+from rlgen.config import AUTO, Experiment, resolve_experiment, set_keys
 from rlgen.errors import CheckpointError, ConfigError, RlgenError
 from rlgen.scheduler import Scheduler, read_run_part
 from rlgen.search import Point, Search
 from rlgen.tracking import METRICS, read_metrics
 
-SWEEP, JOURNAL, TRIALS, POINT = "sweep.yaml", "journal.jsonl", "trials", "point.json"
+SWEEP, JOURNAL, TRIALS = "sweep.yaml", "journal.jsonl", "trials"
 RESULTS, TABLE, BEST = "results.json", "results.csv", "best.yaml"
 FAILURE = "failure.json"
-Report = Callable[[float, float, Path | None], None]
+Report = Callable[[float, float], None]
 
 
 @dataclass
@@ -77,32 +78,42 @@ class Sweep:
 
     # --- its account ------------------------------------------------------------------------------
 
-    def note(self, number: int, **what: Any) -> None:
+    def note(self, **what: Any) -> None:
         """Add a line to the journal."""
-        with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"trial": number, **what}) + "\n")
+        path = self.folder / JOURNAL
+        before = path.read_bytes() if path.is_file() else b""
+        cut = before != b"" and not before.endswith(b"\n")  # by a kill
+        with path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if cut else "") + json.dumps(what) + "\n")
 
-    def trials(self) -> list[Trial]:
-        """Every trial that has a point, with what it has come to."""
-        lines: list[dict[str, Any]] = []
+    def lines(self) -> list[dict[str, Any]]:
+        """The journal."""
+        found: list[dict[str, Any]] = []
         path = self.folder / JOURNAL
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             try:
-                lines.append(json.loads(line))
+                found.append(json.loads(line))
             except ValueError:
                 continue  # cut short by a kill
+        return found
+
+    def trials(self) -> list[Trial]:
+        """Every trial that has a point, with what it has come to."""
         points: dict[int, Point] = {}
         if self.search.method != "bayesian":
             points = dict(enumerate(self.search.points(self.experiment.seed)))
-        points |= {line["trial"]: line["point"] for line in lines if "point" in line}
-        told = {line["trial"]: line for line in lines if "end" in line}
+        told: dict[int, dict[str, Any]] = {}
+        for line in self.lines():
+            if "point" in line:
+                points[line["trial"]] = line["point"]
+            elif "points" in line:
+                points |= {int(number): point for number, point in line["points"].items()}
+            elif "end" in line:
+                told[line["trial"]] = line
         return [self._trial(n, points[n], told.get(n)) for n in sorted(points)]
 
     def _trial(self, number: int, point: Point, told: dict[str, Any] | None) -> Trial:
         folder = trial_folder(self.folder, number)
-        own = folder / POINT
-        if own.is_file():  # a population changes it
-            point = json.loads(own.read_text())
         trial = Trial(number, point, run_dir=str(folder))
         evaluations = evaluations_of(folder, self.experiment.clock)
         if evaluations:
@@ -118,6 +129,44 @@ class Sweep:
         elif folder.is_dir():
             trial.status = "running"
         return trial
+
+    # --- a population -----------------------------------------------------------------------------
+
+    @property
+    def generation(self) -> int:
+        """The generation of a population, from 0: so often it was decided who goes on from whom."""
+        return sum("generation" in line for line in self.lines())
+
+    @property
+    def horizon(self) -> int:
+        """Ticks of the run's clock at which the generation ends."""
+        return (self.generation + 1) * self.search.interval * self.experiment.evaluation.every
+
+    def to_run(self, say: Callable[[str], None]) -> list[Trial]:
+        """The trials of a population that have not come to the end of the generation.
+
+        Where all have, the next one begins: the worst of them take the checkpoints of the best, and
+        other values. Killed in the middle of that, it is done again, with the same outcome.
+        """
+        alive = [trial for trial in self.trials() if not trial.ended]
+        now = self.generation
+        done = {line["trial"] for line in self.lines() if line.get("reached") == now}
+        if not alive or any(trial.number not in done for trial in alive):
+            return [trial for trial in alive if trial.number not in done]
+        standing = [(t.number, t.point, -math.inf if t.mean is None else t.mean) for t in alive]
+        changed = search.evolve(self.search, self.experiment.seed, now + 1, standing)
+        for number, (donor, point) in changed.items():
+            take_over(trial_folder(self.folder, number), trial_folder(self.folder, donor))
+            values = ", ".join(
+                f"{key.rpartition('.')[2]} {short(value)}" for key, value in point.items()
+            )
+            say(f"generation {now + 1}: trial {number} goes on from trial {donor} with {values}")
+        self.note(
+            generation=now + 1,
+            donors={number: donor for number, (donor, _) in changed.items()},
+            points={number: point for number, (_, point) in changed.items()},
+        )
+        return [trial for trial in self.trials() if not trial.ended]
 
     # --- running ----------------------------------------------------------------------------------
 
@@ -136,7 +185,10 @@ class Sweep:
         uploads = storage.mirror(self.folder, say)
         try:
             trials = self.trials()
+            population = self.search.method == "population"
             todo = [trial for trial in trials if not trial.ended]
+            if population:
+                todo = self.to_run(say)
             fresh: list[int] = []
             if self.search.method == "bayesian":
                 fresh = list(range(len(trials), self.search.trials))
@@ -144,14 +196,21 @@ class Sweep:
                 total = len(trials) + len(fresh)
                 clock, experiment = self.experiment.clock, self.experiment
 
+                def more() -> list[tuple[int, Point]]:
+                    return [(t.number, t.point) for t in self.to_run(say)] if population else []
+
                 def began(number: int, point: Point) -> None:
-                    self.note(number, point=point)
+                    self.note(trial=number, point=point)
 
                 def ended(number: int, crash: str | None) -> None:
                     if crash is not None:
-                        self.note(number, end="failed", reason=f"its process failed: {crash}")
+                        reason = f"its process failed: {crash}"
+                        self.note(trial=number, end="failed", reason=reason)
                     elif not self._trial(number, {}, None).ended:
-                        self.note(number, end="stopped", reason=self.search.method)
+                        if population:
+                            self.note(trial=number, reached=self.generation)
+                            return
+                        self.note(trial=number, end="stopped", reason=self.search.method)
                     trial = next(t for t in self.trials() if t.number == number)
                     say(f"trial {number} of {total}: {outcome(trial, clock)}")
 
@@ -162,6 +221,7 @@ class Sweep:
                     experiment.seed,
                     [(trial.number, trial.point) for trial in todo],
                     fresh,
+                    more,
                     [
                         (trial.point, evaluations_of(Path(trial.run_dir), clock))
                         for trial in trials
@@ -219,6 +279,11 @@ def create(experiment: Experiment, plain_search: Any) -> Sweep:
     Raises:
         ConfigError: of the search, or the folder cannot be written.
     """
+    if experiment.scheduler.workers == AUTO:
+        raise ConfigError(
+            "scheduler.workers: auto says nothing in a sweep, whose trials each run inside one "
+            "process; give a number, such as scheduler.workers=1"
+        )
     wanted = search.parse(plain_search)
     search.check(wanted, experiment)
     base = experiment.run.dir
@@ -234,8 +299,7 @@ def create(experiment: Experiment, plain_search: Any) -> Sweep:
             except FileExistsError:
                 continue
         content = {"search": plain_search, "experiment": experiment.dump()}
-        (folder / f".{SWEEP}").write_text(yaml.safe_dump(content, sort_keys=False))
-        (folder / f".{SWEEP}").rename(folder / SWEEP)
+        rundir.write_whole(folder / SWEEP, yaml.safe_dump(content, sort_keys=False))
         if storage.is_uri(base):
             storage.check(base)
             storage.belongs(folder, storage.join(base, experiment.name, folder.name))
@@ -303,71 +367,90 @@ def outcome(trial: Trial, clock: str) -> str:
     )
 
 
-def run_trial(sweep: Path, number: int, point: Point, report: Report, given: Path | None) -> None:
-    """Run one trial to its end, from wherever it was; called in a process of its own.
+def short(value: Any) -> str:
+    """A value of a point as it is shown."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def run_trial(folder: Path, number: int, point: Point, report: Report) -> None:
+    """Run one trial, from wherever it was; called in a process of its own.
+
+    To its end, or, of a population, to the end of the generation.
 
     Args:
-        sweep: the sweep's folder.
+        folder: the sweep's.
         number: of the trial.
         point: its values, which may have changed since it was last at work.
         report: told of every evaluation, the earlier ones of this trial included.
-        given: a checkpoint to go on from, perhaps another trial's.
     """
-    content = yaml.safe_load((sweep / SWEEP).read_text())
-    folder = trial_folder(sweep, number)
-    base: dict[str, Any] = content["experiment"]
-    population = search.parse(content["search"]).method == "population"
+    sweep = open_sweep(str(folder), _nothing)
+    horizon = sweep.horizon if sweep.search.method == "population" else math.inf
+    run_dir, clock = trial_folder(folder, number), sweep.experiment.clock
     changes = {
-        "run.dir": str(sweep / TRIALS),
+        "run.dir": str(folder / TRIALS),
         "scheduler.backend": "inline",
         "scheduler.address": "local",
         "scheduler.learners": 1,
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        experiment = resolve_experiment(set_keys(base, {**changes, **point}))
-        resume = _where_it_was(folder, given)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        experiment = resolve_experiment(set_keys(sweep.experiment.dump(), {**changes, **point}))
+        resume = _where_it_was(run_dir, experiment)
         if resume is None:
-            shutil.rmtree(folder)
-            folder.mkdir()
-            rundir.prepare(folder, experiment)
-        (folder / POINT).write_text(json.dumps(point))
-        clock = experiment.clock
-        if resume is not None and not population:
+            shutil.rmtree(run_dir)
+            run_dir.mkdir()
+            rundir.prepare(run_dir, experiment)
+        else:
             cycles = read_run_part(resume, experiment)[0]["counters"]["cycles"]
-            for ticks, mean in evaluations_of(folder, clock, cycles):
-                report(ticks, mean, None)
+            for ticks, mean in evaluations_of(run_dir, clock, cycles):
+                if ticks >= horizon:
+                    return  # killed between its checkpoint and the journal
+                report(ticks, mean)
 
-        def evaluated(path: Path | None) -> None:
+        def evaluated() -> None:
             assert scheduler.evaluation is not None
-            report(scheduler.ticks(), scheduler.evaluation["mean"], path)
+            report(scheduler.ticks(), scheduler.evaluation["mean"])
+            if scheduler.ticks() >= horizon:
+                scheduler.interrupt()
 
-        scheduler = Scheduler(experiment, warn=lambda message: None, evaluated=evaluated)
-        summary = scheduler.run(folder, resume)
+        scheduler = Scheduler(experiment, warn=_nothing, evaluated=evaluated)
+        summary = scheduler.run(run_dir, resume)
     except RlgenError as error:
-        (folder / FAILURE).write_text(json.dumps({"error": " ".join(str(error).split())}))
+        failure = json.dumps({"error": " ".join(str(error).split())})
+        rundir.write_whole(run_dir / FAILURE, failure)
         return
-    if not population:  # whose trials go on from others; nobody goes on from an end
-        report(summary[clock], summary["evaluation"]["mean"], None)
+    report(summary[clock], summary["evaluation"]["mean"])
 
 
-def _where_it_was(folder: Path, given: Path | None) -> Path | None:
-    """The checkpoint that a trial goes on from; one that was given takes its own ones' place."""
-    own = folder / rundir.CHECKPOINTS
-    if given is not None:
-        name = f"{read_cycles(given):010d}"
-        aside = folder / ".given"
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(given, aside / name)
-        shutil.rmtree(own, ignore_errors=True)
-        aside.rename(own)
-    try:
-        return checkpoint.latest(own, lambda message: None)
-    except CheckpointError:
-        return None
+def _where_it_was(run_dir: Path, experiment: Experiment) -> Path | None:
+    """The checkpoint that a trial goes on from; None: it begins.
+
+    One at the very end of the run is of no use: its process was killed before it could say so. That
+    end is made again from the checkpoint before.
+    """
+    stop = experiment.stop
+    budgets = stop.model_dump(exclude_none=True, exclude={"target", "target_evaluations"})
+    for path in checkpoint.candidates(run_dir / rundir.CHECKPOINTS):
+        if checkpoint.damage(path) is not None:
+            continue
+        plain = read_run_part(path, experiment)[0]
+        spent = any(plain["counters"][name] >= most for name, most in budgets.items())
+        scores = plain["scores"][-stop.target_evaluations :]
+        enough = len(scores) == stop.target_evaluations
+        if not spent and not (stop.target is not None and enough and min(scores) >= stop.target):
+            return path
+    return None
 
 
-def read_cycles(path: Path) -> int:
-    """The cycles of a run when a checkpoint was written."""
-    cycles: int = checkpoint.read_part(path, "run")[0]["counters"]["cycles"]
-    return cycles
+def take_over(run_dir: Path, donor: Path) -> None:
+    """Put the latest checkpoint of another trial in the place of a trial's own ones."""
+    given = checkpoint.latest(donor / rundir.CHECKPOINTS, _nothing)
+    own, aside = run_dir / rundir.CHECKPOINTS, run_dir / ".given"
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(given, aside / given.name)
+    shutil.rmtree(own, ignore_errors=True)
+    aside.rename(own)
+
+
+def _nothing(message: str) -> None:
+    """Say nothing."""

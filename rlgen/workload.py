@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +16,7 @@ class Workload:
     """Adds up what workers and learner say of their time; `take` gives the figures since the last.
 
     Args:
-        experiment: says how many workers there are, and what they make.
+        experiment: says what workers make.
         now: seconds of a clock that cannot be set back.
 
     Attributes:
@@ -25,7 +25,6 @@ class Workload:
     """
 
     def __init__(self, experiment: Experiment, now: float) -> None:
-        self._workers = experiment.scheduler.workers
         self._unit = UNITS.get(experiment.source, "batches")
         self.seconds: dict[str, Counter[str]] = {"worker": Counter(), "learner": Counter()}
         self._begin(now)
@@ -34,10 +33,10 @@ class Workload:
         """Begin a window."""
         self.since = now
         self._before = {role: Counter(parts) for role, parts in self.seconds.items()}
-        self._done = [0] * self._workers
-        self._waiting = [0.0] * self._workers
-        self._span = [0.0] * self._workers  # from the end of one batch to the end of the next
-        self._lags: list[list[int]] = [[] for _ in range(self._workers)]
+        self._done: Counter[int] = Counter()  # by worker
+        self._waiting: dict[int, float] = defaultdict(float)
+        self._span: dict[int, float] = defaultdict(float)  # from the end of one batch to the next's
+        self._lags: dict[int, list[int]] = defaultdict(list)
 
     def add(self, infos: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> None:
         """Take note of one update: the infos of its batches, and the learner's report."""
@@ -50,7 +49,9 @@ class Workload:
             self._lags[worker].append(lag)
         self.seconds["learner"].update(report["seconds"])
 
-    def take(self, now: float, restarts: Mapping[int, int], away: Iterable[int]) -> dict[str, Any]:
+    def take(
+        self, now: float, workers: int, restarts: Mapping[int, int], away: Iterable[int]
+    ) -> dict[str, Any]:
         """The values of a record of kind ``workers``, of the time since the last one.
 
         What a worker does is measured over the time of its own batches: the figures of one of
@@ -58,19 +59,22 @@ class Workload:
 
         Args:
             now: seconds, of the clock of the beginning.
+            workers: how many there are, or have been.
             restarts: of each worker that has begun anew, how often.
             away: the workers that cannot be asked now.
         """
         spent = {role: Counter(parts) for role, parts in self.seconds.items()}
         for role, parts in spent.items():
             parts.subtract(self._before[role])
-        share = time_share(spent, {"worker": sum(self._span), "learner": now - self.since})
+        whole = {"worker": sum(self._span.values()), "learner": now - self.since}
+        share, everyone = time_share(spent, whole), range(workers)
+        done, waiting, span, lags = self._done, self._waiting, self._span, self._lags
         values = {
             "unit": self._unit,
-            "per_s": [_short(n, s) for n, s in zip(self._done, self._span, strict=True)],
-            "busy": [_short(s - w, s) for w, s in zip(self._waiting, self._span, strict=True)],
-            "lag": [_short(sum(lags), len(lags)) for lags in self._lags],
-            "restarts": [restarts.get(worker, 0) for worker in range(self._workers)],
+            "per_s": [_short(done[i], span[i]) for i in everyone],
+            "busy": [_short(span[i] - waiting[i], span[i]) for i in everyone],
+            "lag": [_short(sum(lags[i]), len(lags[i])) for i in everyone],
+            "restarts": [restarts.get(i, 0) for i in everyone],
             "away": list(away),
             "time_share": {
                 role: {k: min(round(v, 3), 1.0) for k, v in parts.items()}

@@ -15,10 +15,10 @@ from typing import Any
 
 import ray
 from ray._raylet import AuthenticationTokenLoader, Config
-from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayTaskError
+from ray.exceptions import ObjectLostError, ObjectStoreFullError, OutOfDiskError, RayTaskError
 
 from rlgen.backends.tokens import choose_mode
-from rlgen.errors import ConfigError, StoreFull
+from rlgen.errors import BatchLost, ConfigError, StoreFull
 
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _GIVEN = {key: os.environ.get(key) for key in _AUTHENTICATION}
@@ -34,10 +34,10 @@ def connect(address: str, cpus: float, gpus: float) -> None:
 
     Args:
         address: ``"local"``, ``"auto"`` or ``host:port``.
-        cpus, gpus: what the plan needs in all.
+        cpus, gpus: what a private cluster must have in all.
 
     Raises:
-        ConfigError: there is no cluster at the address, or the plan does not fit on it.
+        ConfigError: there is no cluster at the address.
     """
     os.environ.update(_QUIET)
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -67,7 +67,6 @@ def connect(address: str, cpus: float, gpus: float) -> None:
             authenticate()
             _check_reachable(address)
             ray.init(address=address, **options)
-            _check_fits(cpus, gpus)
     except ConfigError:
         raise
     except Exception as error:  # Ray's own are of every kind, a node that is late a bare Exception
@@ -79,9 +78,15 @@ def connect(address: str, cpus: float, gpus: float) -> None:
                 "out of memory? Try again, or use scheduler.backend=inline"
             )
         else:
+            remedy = "start one with 'ray start --head', or use scheduler.address=local"
+            if "Failed to connect" in reason:  # though somebody answers there
+                remedy = (
+                    "does it ask for another token than is used here (RAY_AUTH_TOKEN, the file of "
+                    "RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token)?"
+                )
             message = (
-                f"scheduler.address: no Ray cluster could be used at {address!r} ({reason}); start "
-                "one with 'ray start --head', or use scheduler.address=local"
+                f"scheduler.address: no Ray cluster could be used at {address!r} ({reason}); "
+                f"{remedy}"
             )
         raise ConfigError(message) from error
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
@@ -101,6 +106,8 @@ def authenticate(say: Callable[[str], None] = lambda message: None) -> None:
 def cause_of(error: RayTaskError) -> Exception:
     """What an actor raised; with what to do where the object store had no room for its answer."""
     cause = error.cause
+    if isinstance(cause, ObjectLostError):  # of what it was given
+        return BatchLost(" ".join(str(cause).split())[:100])
     if isinstance(cause, ObjectStoreFullError | OutOfDiskError):
         return StoreFull(
             "the object store of a node is full, and so is its disk; make batches smaller "
@@ -155,12 +162,17 @@ def _check_reachable(address: str) -> None:
         raise ConnectionError(f"nobody answers at {host}:{port}: {error}") from error
 
 
-def _check_fits(cpus: float, gpus: float) -> None:
+def check_total(cpus: float, gpus: float) -> None:
+    """Refuse what a connected cluster could not run, and leave it.
+
+    Raises:
+        ConfigError: it has fewer CPUs or GPUs in all.
+    """
     there = ray.cluster_resources()
     for key, wanted in (("CPU", cpus), ("GPU", gpus)):
         if wanted > there.get(key, 0.0):
             ray.shutdown()
             raise ConfigError(
-                f"scheduler: the plan needs {wanted:g} {key}s, the cluster has "
-                f"{there.get(key, 0.0):g}; use fewer workers or smaller scheduler.worker_cpus"
+                f"scheduler: {wanted:g} {key}s are asked for, the cluster has "
+                f"{there.get(key, 0.0):g}; use fewer trials at a time (search.parallel)"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlgen.backends.host import Host
@@ -20,10 +20,15 @@ class Done:
 class InlineBackend:
     """Actors are plain objects; futures are results."""
 
-    def spawn(
-        self, target: str, args: tuple[Any, ...], seed: int, threads: int, **_: float
-    ) -> Host:
-        """The host of ``package.module:Class`` (CPUs and GPUs need no reservation here)."""
+    def reserve(self, roles: Sequence[Any], say: Callable[[str], None]) -> None:
+        """Nothing to reserve: all share this process."""
+
+    def room(self, cpus: float) -> int:
+        """No more actors than the plan's: they would only take turns."""
+        return 0
+
+    def spawn(self, target: str, args: tuple[Any, ...], seed: int, threads: int, **_: Any) -> Host:
+        """The host of ``package.module:Class``, wherever its place in the plan is."""
         return Host(target, args, seed, threads)
 
     def call(self, actor: Host, method: str, *args: Any, returns: int = 1) -> Any:
@@ -57,6 +62,10 @@ class InlineBackend:
     def host(self, actor: Host, method: str, *args: Any) -> Done:
         """Call a method of the actor's `Host`: ``start``, ``random`` or ``set_random``."""
         return Done(getattr(actor, method)(*args))
+
+    def gone(self, actor: Host) -> bool:
+        """Never: this process is the only node."""
+        return False
 
     def kill(self, actor: Host) -> None:
         """Nothing to end: the actor shares this process."""

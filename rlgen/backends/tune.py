@@ -1,4 +1,4 @@
-"""Trials of a sweep on Ray Tune: who runs when, who is stopped, who goes on from whom.
+"""Trials of a sweep on Ray Tune: who runs when, and who is stopped.
 
 Tune is told of the results only. The runs, their checkpoints and the journal from which a sweep
 goes on are ours (`rlgen.sweeps`): what Tune itself writes holds pickles, and is never read.
@@ -10,7 +10,6 @@ import importlib
 import json
 import logging
 import os
-import random
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import ray
 
 from rlgen.backends import cluster
@@ -32,6 +30,7 @@ CRASHES = 2  # of a trial's process that are made good by starting it again
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may fail before its first evaluation
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # for a trial to leave its process, within one report
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -64,6 +63,7 @@ def run(
     seed: int,
     todo: Sequence[tuple[int, Point]],
     fresh: Sequence[int],
+    more: Callable[[], list[tuple[int, Point]]],
     past: Sequence[Past],
     every: int,
     budget: int,
@@ -75,13 +75,14 @@ def run(
     """Run trials until all have ended.
 
     Args:
-        target: ``module:function`` of a trial; it is given folder, number, point, a function that
-            takes ``(ticks, mean, checkpoint)`` of every evaluation, and a checkpoint to go on from.
+        target: ``module:function`` of a trial; it is given folder, number, point and a function
+            that takes ``(ticks, mean)`` of every evaluation.
         folder: of the sweep; Tune's own files go into ``.tune`` there.
         search: the method and its space.
         seed: of what the method draws.
         todo: numbers and points of trials to run.
-        fresh: numbers of those whose points the method has yet to choose.
+        fresh: numbers of those whose points Optuna has yet to choose.
+        more: what to run once all of those have ended; nothing: that was all.
         past: of the trials that have ended in an earlier part of the sweep.
         every: ticks of the clock between evaluations.
         budget: ticks of a whole trial.
@@ -95,13 +96,15 @@ def run(
         KeyboardInterrupt: as it comes; what trials have reached is kept.
     """
     parallel = search.parallel or os.cpu_count() or 1
-    parallel = min(parallel, len(todo) + len(fresh))
+    everyone = search.trials if search.method == "population" else len(todo) + len(fresh)
+    parallel = min(parallel, everyone)
     os.environ.update(QUIET)
     cluster.connect(address, parallel, parallel * gpus)
+    cluster.check_total(parallel, parallel * gpus)
     try:
         with _quietly():
             _fit(
-                target, folder, search, seed, list(todo), list(fresh), past, every, budget,
+                target, folder, search, seed, list(todo), list(fresh), more, past, every, budget,
                 parallel, gpus, began, ended,
             )  # fmt: skip
     finally:
@@ -116,6 +119,7 @@ def _fit(
     seed: int,
     todo: list[tuple[int, Point]],
     fresh: list[int],
+    more: Callable[[], list[tuple[int, Point]]],
     past: Sequence[Past],
     every: int,
     budget: int,
@@ -126,27 +130,25 @@ def _fit(
 ) -> None:
     from ray import tune
 
-    random.seed(seed)
-    np.random.seed(seed)
-    chooser = None
-    if search.method == "bayesian":
-        chooser = _bayesian(search, seed, [point for _, point in todo], past)
-        space: dict[str, Any] = {}
-    else:
-        points = [{"number": number, "values": point} for number, point in todo]
-        space = {"point": tune.grid_search(points)}
+    bayesian = search.method == "bayesian"
     waiting = list(todo)
+    if bayesian:
+        chooser = _bayesian(search, seed, [point for _, point in todo], past)
+    else:
+        chooser = _in_order(todo, more)
 
     def name(trial: Any) -> str:
-        """The trial's number: a new point gets the next one."""
+        """The trial's number: a new point of Optuna's gets the next one."""
         point = _point(trial.config, search)
-        known = next((n for n, p in waiting if p == point), None)
-        if known is None and fresh:
-            known = fresh.pop(0)
-        elif known is None:  # the method gave back a point a little otherwise
-            known, _ = waiting.pop(0)
-        else:
+        if not bayesian:
+            known: int = trial.config["number"]
+        elif (asked := next((n for n, p in waiting if p == point), None)) is not None:
+            known = asked
             waiting.remove((known, point))
+        elif fresh:
+            known = fresh.pop(0)
+        else:  # Optuna gave back a point a little otherwise
+            known, _ = waiting.pop(0)
         began(known, point)
         return f"{known:04d}"
 
@@ -166,37 +168,26 @@ def _fit(
             text = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
             ended(int(str(trial)), text)
 
-    passes = search.method == "population"  # checkpoints from one trial to another
-
     def trial(config: dict[str, Any]) -> None:
         module, _, function = target.partition(":")
 
-        def report(ticks: float, mean: float, checkpoint: Path | None) -> None:
-            given = None
-            if passes and checkpoint is not None:
-                given = tune.Checkpoint.from_directory(str(checkpoint))
-            tune.report({TICKS: ticks, SCORE: mean}, checkpoint=given)
+        def report(ticks: float, mean: float) -> None:
+            tune.report({TICKS: ticks, SCORE: mean})
 
         number = int(tune.get_context().get_trial_name())
         run_trial = getattr(importlib.import_module(module), function)
-        earlier = tune.get_checkpoint() if passes else None
-        if earlier is None:
-            run_trial(folder, number, _point(config, search), report, None)
-        else:
-            with earlier.as_directory() as path:
-                run_trial(folder, number, _point(config, search), report, Path(path))
+        run_trial(folder, number, _point(config, search), report)
 
     resources = {"cpu": 1.0} | ({"gpu": float(gpus)} if gpus else {})
     tuner = tune.Tuner(
         tune.with_resources(trial, resources),
-        param_space=space,
         tune_config=tune.TuneConfig(
             search_alg=chooser,
             scheduler=_scheduler(search, past, every, budget),
-            num_samples=len(todo) + len(fresh) if chooser else 1,
+            num_samples=len(todo) + len(fresh) if bayesian else -1,
             max_concurrent_trials=parallel,
             trial_name_creator=name,
-            trial_dirname_creator=str,
+            trial_dirname_creator=lambda trial: f"{trial}-{trial.trial_id}",
             reuse_actors=True,  # a process that has imported everything takes the next trial
         ),
         run_config=tune.RunConfig(
@@ -211,39 +202,54 @@ def _fit(
 
 
 def _scheduler(search: Search, past: Sequence[Past], every: int, budget: int) -> Any:
-    """What stops trials or changes them while they run; None where the method does neither."""
-    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+    """What stops trials while they run; None where the method does not."""
+    from ray.tune.schedulers import ASHAScheduler
 
-    if search.method == "halving":
-        grace = min(search.grace * every, budget)
-        halving = ASHAScheduler(
-            time_attr=TICKS, metric=SCORE, mode="max", max_t=budget, grace_period=grace,
-            reduction_factor=search.reduction, stop_last_trials=False,
-        )  # fmt: skip
-        for number, (_, evaluations) in enumerate(past):
-            # The rungs remember what earlier trials had reached.
-            earlier = SimpleNamespace(trial_id=f"earlier-{number}")
-            halving.on_trial_add(None, earlier)
-            for ticks, mean in evaluations:
-                halving.on_trial_result(None, earlier, {TICKS: ticks, SCORE: mean})
-        return halving
-    if search.method == "population":
+    if search.method != "halving":
+        return None
+    halving = ASHAScheduler(
+        time_attr=TICKS, metric=SCORE, mode="max", max_t=budget,
+        grace_period=min(search.grace * every, budget),
+        reduction_factor=search.reduction, stop_last_trials=False,
+    )  # fmt: skip
+    for number, (_, evaluations) in enumerate(past):
+        # The rungs remember what earlier trials had reached.
+        earlier = SimpleNamespace(trial_id=f"earlier-{number}")
+        halving.on_trial_add(None, earlier)
+        for ticks, mean in evaluations:
+            halving.on_trial_result(None, earlier, {TICKS: ticks, SCORE: mean})
+    return halving
 
-        def keep_within(config: dict[str, Any]) -> dict[str, Any]:
-            values = config["point"]["values"]
-            for key, dimension in search.space.items():
-                values[key] = dimension.clip(values[key])
-            return config
 
-        mutations = {key: _domain(dimension) for key, dimension in search.space.items()}
-        return PopulationBasedTraining(
-            time_attr=TICKS, metric=SCORE, mode="max",
-            perturbation_interval=search.interval * every,
-            hyperparam_mutations={"point": {"values": mutations}},
-            quantile_fraction=search.quantile, resample_probability=search.resample,
-            custom_explore_fn=keep_within, log_config=False,
-        )  # fmt: skip
-    return None
+def _in_order(
+    todo: Sequence[tuple[int, Point]], more: Callable[[], list[tuple[int, Point]]]
+) -> Any:
+    """Gives out trials in order, and more once all of those have ended."""
+    from ray.tune.search import Searcher
+
+    class InOrder(Searcher):  # type: ignore[misc]
+        """Numbers and points, as they were given."""
+
+        def __init__(self) -> None:
+            super().__init__(metric=SCORE, mode="max")
+            self.waiting = list(todo)
+            self.at_work: set[str] = set()
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+            if not self.waiting and not self.at_work:
+                self.waiting = more()
+                if not self.waiting:
+                    return str(Searcher.FINISHED)
+            if not self.waiting:
+                return None  # for now
+            number, values = self.waiting.pop(0)
+            self.at_work.add(trial_id)
+            return {"number": number, "values": values}
+
+        def on_trial_complete(self, trial_id: str, *about: Any, **more_about: Any) -> None:
+            self.at_work.discard(trial_id)
+
+    return InOrder()
 
 
 def _bayesian(search: Search, seed: int, points: list[Point], past: Sequence[Past]) -> Any:
@@ -253,7 +259,7 @@ def _bayesian(search: Search, seed: int, points: list[Point], past: Sequence[Pas
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = OptunaSearch.convert_search_space(
-        {key: _domain(dimension, encoded=True) for key, dimension in search.space.items()}
+        {key: _domain(dimension) for key, dimension in search.space.items()}
     )
     chooser = OptunaSearch(
         space, metric=SCORE, mode="max", seed=seed + len(past),
@@ -265,14 +271,12 @@ def _bayesian(search: Search, seed: int, points: list[Point], past: Sequence[Pas
     return chooser
 
 
-def _domain(dimension: Dimension, encoded: bool = False) -> Any:
-    """A dimension as Tune's; its choices as text where they would not be understood."""
+def _domain(dimension: Dimension) -> Any:
+    """A dimension as Tune's; its choices as text, for they may be lists."""
     from ray import tune
 
     if dimension.kind == "choice":
-        if encoded:
-            return tune.choice([json.dumps(value) for value in dimension.values])
-        return list(dimension.values)
+        return tune.choice([json.dumps(value) for value in dimension.values])
     low, high = dimension.values
     if dimension.kind == "uniform":
         return tune.uniform(low, high)
@@ -290,8 +294,8 @@ def _encode(point: Point, search: Search) -> Point:
 
 def _point(config: dict[str, Any], search: Search) -> Point:
     """The point of a trial's configuration in Tune."""
-    if "point" in config:
-        values: Point = config["point"]["values"]
+    if "values" in config:
+        values: Point = config["values"]
         return values
     choices = {key for key, dimension in search.space.items() if dimension.kind == "choice"}
     return {k: json.loads(config[k]) if k in choices else config[k] for k in search.space}

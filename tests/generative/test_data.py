@@ -11,11 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlgen.algorithm import Problem
 from rlgen.config import DataConfig
 from rlgen.errors import ConfigError, DataError
 from rlgen.generative import data
 from rlgen.generative.densities import DENSITIES, MODE_SCALES, modes
 from rlgen.generative.idx import read_idx
+
+
+def outside(dataset: data.DataSet, low: float, high: float) -> str:
+    return Problem(data_first=dataset.first).outside(low, high)
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -216,7 +221,7 @@ def test_a_label_may_be_missing_and_the_largest_one_counts(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("seed", range(4))
 def test_values_outside_a_range_are_found_in_the_order_of_the_file(
-    tmp_path: Path, seed: int
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever split the rows went to: the index is the file's own."""
     path = tmp_path / "set.npz"
@@ -224,22 +229,25 @@ def test_values_outside_a_range_are_found_in_the_order_of_the_file(
     x[31, 0, 2], x[17, 1, 0], x[17, 1, 1], x[25, 0, 0] = -0.25, 1.5, -7.0, -9.0
     np.savez(path, x=x)
     dataset = data.load(DataConfig(name=str(path), validation=0.3, test=0.3), seed)
-    assert dataset.outside(0, 1) == "1.5 in row 17, pixel (1, 0)"
-    assert dataset.outside(-8, 2) == "-9 in row 25, pixel (0, 0)"
-    assert dataset.outside(-9, 1.5) == ""
+    assert outside(dataset, 0, 1) == "1.5 in row 17, pixel (1, 0)"
+    assert outside(dataset, -8, 2) == "-9 in row 25, pixel (0, 0)"
+    assert outside(dataset, -9, 1.5) == ""
     flat = x.reshape(40, 6)
     np.savez(path, x=flat)
     again = data.load(DataConfig(name=str(path), validation=0.3, test=0.3), seed)
-    assert again.outside(0, 1) == "1.5 in row 17, column 3"
+    assert outside(again, 0, 1) == "1.5 in row 17, column 3"
+    monkeypatch.setattr(data, "_LOOKED_AT", 3)
+    assert outside(again, 0, 1) == "1.5 in row 17, column 3"
     for split in data.SPLITS:  # which the origins say
         rows = again.rows(split, np.arange(again.count(split)))
         np.testing.assert_array_equal(rows, flat[again.origin[split]].astype(np.float32))
 
 
 def test_pixels_are_never_outside_and_binary_values_are_0_and_1() -> None:
-    assert data.load(DataConfig(name="digits"), 0).outside(0, 1) == ""
-    assert data.load(DataConfig(name="digits", binarize=True), 0).outside(0, 1) == ""
-    assert data.load(DataConfig(name="digits"), 0).outside(0, 0.5).startswith("0.8125 in row 0, p")
+    digits, binary = (data.load(DataConfig(name="digits", binarize=b), 0) for b in (False, True))
+    assert outside(digits, 0, 1) == outside(binary, 0, 1) == ""
+    assert outside(digits, 0, 0.5).startswith("0.8125 in row 0, p")
+    assert outside(binary, 0.2, 1) == "0 and 1"
 
 
 def test_openml_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

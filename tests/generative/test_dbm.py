@@ -196,6 +196,22 @@ def test_samples_and_codes_come_from_the_model() -> None:
     torch.testing.assert_close(score, (V * shown.log() + (1 - V) * (1 - shown).log()).sum(1))
 
 
+def test_a_walk_begins_at_the_mean_field_of_pixels_drawn_by_their_means() -> None:
+    """Not at u drawn by its biases, which here switch h off for good."""
+    model = make()
+    dbm = model.network
+    dbm.mean = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    w, v, a, b, c = parts(model)
+    w.copy_(80 * torch.eye(4, 3))
+    v.fill_(-80)
+    for bias in (a, b):
+        bias.fill_(-40)
+    c.fill_(40)  # u is on where h is off
+    expected = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    for frame in islice(model.chain(5), 3):
+        torch.testing.assert_close(frame, expected.expand(5, -1), atol=1e-6, rtol=0)
+
+
 def test_it_refuses_what_it_cannot_learn() -> None:
     problem = Problem(data_mean=np.zeros(2, np.float32), data_range=(-1.0, 2.0))
     with pytest.raises(ConfigError, match=r"data\.name: dbm needs values in \[0, 1\].*\[-1, 2\]"):

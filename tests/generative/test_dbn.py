@@ -177,6 +177,37 @@ def test_wake_sleep_by_hand() -> None:
         np.testing.assert_allclose(value.numpy(), before[name] + step, err_msg=name)
 
 
+def hold(model: DBN) -> None:
+    """Have every layer repeat the one next to it, up and down."""
+    for machine in [*model.network.generative, *model.network.recognition]:
+        machine.weight.copy_(80 * torch.eye(4))
+        machine.visible_bias.fill_(-40)
+        machine.hidden_bias.fill_(-40)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_persistent_chains_go_on_from_the_batch_before(persistent: bool) -> None:
+    model = make([4, 4], persistent=persistent)
+    hold(model)
+    finish(model)
+    first, second = states(4)[[5, 6, 7]], states(4)[[8, 9]]
+    assert torch.equal(model.process({"x": first})["fantasy"], first)
+    batch = model.process({"x": second})
+    assert torch.equal(batch["fantasy"], first if persistent else second)
+    assert torch.equal(batch["asleep_0"], batch["fantasy"])  # and the dream begins there
+    model.update(batch)  # of as many rows and of others as there are
+
+
+def test_a_dream_begins_above_pixels_drawn_by_their_means() -> None:
+    model = make([4, 4])
+    hold(model)
+    finish(model)
+    model.network.mean = torch.tensor([1.0, 0.0, 0.0, 1.0])
+    below, above = next(model.network.dream(3))
+    assert torch.equal(below, model.network.mean.double().expand(3, -1))
+    assert torch.equal(above, below)
+
+
 def test_both_phases_have_the_enumerated_distributions() -> None:
     model = make([3, 2], k=2)
     finish(model)

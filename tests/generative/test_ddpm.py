@@ -420,10 +420,3 @@ def test_two_moons_are_sampled_as_the_data_are(seed) -> None:
 def test_what_contradicts_is_refused(config, overrides, message) -> None:
     with pytest.raises(ConfigError, match=message):
         build(load_experiment(config, overrides), 0)
-
-
-def test_rows_between_the_levels_are_refused() -> None:
-    algorithm = make(shape=(4, 4), hidden=(8,), denoiser="unet", levels=2)
-    for look in (algorithm.update, algorithm.evaluate):
-        with pytest.raises(ConfigError, match=r"levels: row 0 of a minibatch holds 0.5, not one"):
-            look({"x": torch.full((2, 16), 0.5)})

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from rlgen.generative.decoding import Predictor, ancestral, beam_search, greedy
+from rlgen.generative.decoding import Predictor, ancestral, beam_search, greedy, without
 
 V = 4
 
@@ -106,3 +106,26 @@ def test_after_the_end_there_is_nothing_but_the_end(search: object) -> None:
     finished = (drawn == 2).cumsum(1) > 0
     assert (drawn[finished] == 2).all()
     assert (drawn[:, 0] != 2).any()
+
+
+def test_a_token_that_is_left_out_gives_its_share_to_the_others() -> None:
+    prefix = torch.tensor([[2, 3], [0, 1]])
+    kept = without(lookup, 1)(prefix).exp()
+    given = lookup(prefix).exp()
+    assert (kept[:, 1] == 0).all()
+    others = [0, 2, 3]
+    torch.testing.assert_close(kept[:, others], given[:, others] / (1 - given[:, [1]]))
+    drawn = ancestral(without(lookup, 1), torch.zeros(200, 0, dtype=torch.int64), 3)
+    assert not (drawn == 1).any() and set(drawn.unique().tolist()) == set(others)
+    beams, score = beam_search(without(lookup, 1), torch.tensor([0]), 3, 99)
+    assert len(beams) == 27 and not (beams == 1).any()
+    assert float(score.exp().sum()) == pytest.approx(1.0)
+
+
+def test_where_the_token_left_out_is_certain_the_others_are_alike() -> None:
+    def certain(prefix: Tensor) -> Tensor:
+        return torch.tensor([[-torch.inf, 0.0, -torch.inf, -torch.inf]])
+
+    assert without(certain, 1)(torch.zeros(1, 0)).exp().tolist()[0] == pytest.approx(
+        [1 / 3, 0, 1 / 3, 1 / 3]
+    )

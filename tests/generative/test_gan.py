@@ -215,7 +215,7 @@ def test_a_conditional_model_learns_what_belongs_to_a_label() -> None:
     assert float((cycled[::2].mean(0) - centres[0]).norm()) < 0.6
     assert float((cycled[1::2].mean(0) - centres[1]).norm()) < 0.6
     plain = make(x.numpy(), (2,), [32], 2)
-    with pytest.raises(ConfigError, match="not conditional; hyperparameters.conditional=true"):
+    with pytest.raises(ConfigError, match="learned none; train with conditional=true"):
         plain.sample_labelled(torch.tensor([1]))
 
 

@@ -255,3 +255,13 @@ def test_divergences_of_disjoint_distributions() -> None:
     assert metrics.js_divergence(p, q) == pytest.approx(np.log(2))
     assert metrics.kl_divergence(p, q) == np.inf
     assert metrics.kl_divergence(p, p) == 0
+
+
+def test_blocks_of_rows_change_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(23, 3)), rng.normal(size=(31, 3))
+    whole = (metrics.squared_mmd(x, y, 1.5), *metrics.precision_recall(x, y))
+    monkeypatch.setattr(metrics, "AT_ONCE", 5)
+    in_blocks = (metrics.squared_mmd(x, y, 1.5), *metrics.precision_recall(x, y))
+    assert in_blocks == pytest.approx(whole, rel=1e-12)
+    assert 0 < whole[1] < 1 and 0 < whole[2] < 1

@@ -15,6 +15,7 @@ from rlgen.generative.pictures import (
     grid,
     save_grid,
     save_reconstructions,
+    save_walks,
 )
 
 
@@ -81,6 +82,21 @@ def test_points_are_plotted(tmp_path: Path) -> None:
     # Only the second picture has points of the second colour (orange: red well above blue).
     orange = [any(int(r) - int(b) > 60 for r, _, b in found) for found in colours]
     assert orange == [False, True]
+
+
+def test_walks_are_lines_of_images_and_the_ways_of_points(tmp_path: Path) -> None:
+    walks = np.random.default_rng(0).random((2, 3, 4, 4))
+    save_walks(tmp_path / "images.png", walks, (4, 4))
+    save_grid(tmp_path / "grid.png", walks.reshape(6, 16), (4, 4), columns=3)
+    assert (tmp_path / "images.png").read_bytes() == (tmp_path / "grid.png").read_bytes()
+    ways = np.array([[[0.0, 0.0], [5.0, 5.0], [10.0, 10.0]], [[0.0, 10.0], [5.0, 5.0], [10.0, 0]]])
+    save_walks(tmp_path / "ways.png", ways, (2,))
+    with Image.open(tmp_path / "ways.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    blue = (pixels[..., 2] > pixels[..., 0] + 40).any(1)
+    rows = np.flatnonzero(blue)
+    assert blue[rows[0] : rows[-1]].mean() > 0.9  # a line, not dots; the other one crosses it
+    assert (pixels[..., 0] > pixels[..., 2] + 60).any()  # the other one's colour
 
 
 def test_no_point_lies_under_the_legend(tmp_path: Path) -> None:

@@ -275,11 +275,26 @@ def test_what_contradicts_is_refused(config, override, message) -> None:
         build(load_experiment(config, [override]), 0)
 
 
-def test_rows_between_the_levels_are_refused() -> None:
-    algorithm = make((2,), levels=256)
-    message = r"levels: row 1 of a minibatch holds 0.0625, not one of the 256 values k/255; give"
+@pytest.mark.parametrize("name", ["realnvp-digits", "ddpm-digits"])
+@pytest.mark.parametrize("seed", range(3))  # the row is of another split with each
+def test_rows_between_the_levels_are_refused_before_training(name, seed, tmp_path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (60, 8, 8)) / 255
+    np.savez(tmp_path / "x.npz", x=x.astype(np.float32))
+    changes = [f"data.name={tmp_path}/x.npz", "hyperparameters.levels=256", f"seed={seed}"]
+    changes += ["data.validation=0.3", "data.test=0.3"]
+    build(load_experiment(name, changes), 0)
+    x[41, 2, 3] = 0.0625
+    np.savez(tmp_path / "x.npz", x=x.astype(np.float32))
+    message = r"levels: 256 needs values k/255, not 0.0625 in row 41, pixel \(2, 3\); give the num"
     with pytest.raises(ConfigError, match=message):
-        algorithm.update({"x": torch.tensor([[1.0, 0.0], [0.2, 0.0625]])})
+        build(load_experiment(name, changes), 0)
+
+
+def test_pixels_are_of_their_own_levels_and_no_others() -> None:
+    build(load_experiment("realnvp-digits", ["data.binarize=true"]), 0)  # 0 and 1 are of any
+    message = r"levels: 16 needs values k/15, not 0\.\d+ in row 0, pixel"
+    with pytest.raises(ConfigError, match=message):
+        build(load_experiment("realnvp-digits", ["hyperparameters.levels=16"]), 0)
 
 
 def test_rows_of_one_value_are_refused(tmp_path) -> None:

@@ -416,10 +416,10 @@ def test_a_conditional_model_learns_what_each_label_stands_for() -> None:
         # Without labels: one after the other, all averaged, or the likeliest one.
         torch.testing.assert_close(vae.sample(4), probability.repeat(2, 1), atol=0.1, rtol=0)
         z = vae.prior(6)
-        both = [vae.decode(z, torch.full((6,), label)) for label in (0, 1)]
+        both = [vae.decode_labelled(z, torch.full((6,), label)) for label in (0, 1)]
         torch.testing.assert_close(vae.decode(z), (both[0] + both[1]) / 2)
         shown = vae.reconstruct(x)
-        told = vae.decode(vae.encode(x), labels)
+        told = vae.decode_labelled(vae.encode(x), labels)
         assert float((shown == told).all(1).float().mean()) > 0.95
 
 

@@ -401,6 +401,7 @@ TINY: dict[str, dict[str, Any]] = {
             "sizes": [12, 8, 6],
             "epochs_per_layer": 1,
             "up_down_epochs": 3,
+            "persistent": True,
             "batch_size": 50,
         },
         "data": {"name": "digits", "binarize": True},

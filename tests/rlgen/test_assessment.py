@@ -183,6 +183,9 @@ def test_codes_are_worth_what_a_classifier_reads_off_them():
         dataset.train, dataset.validation, dataset.test, dataset.shape, 16.0, False, {}
     )
     assert assess(Coder(1.0), unlabelled, "digits", "test", 1000) == {}
+    codeless = Coder(1.0)  # as a Boltzmann machine without hidden units
+    codeless.encode = lambda x: x[:, :0]
+    assert assess(codeless, dataset, "digits", "test", 1000) == {}
 
 
 def test_an_assessment_is_of_the_weights_and_the_tick(in_tmp):
@@ -210,6 +213,9 @@ def test_estimates_are_printed_to_two_digits_of_their_errors():
         "nearly_zero": Estimate(0.000123, 0.000111, 0.000135),
         "large": Estimate(12345.6, 11111.1, 13580.1),
         "one_sided": Estimate(585.612, -math.inf, 587.03),
+        "one_row": Estimate(12.5, math.nan, math.nan),
+        "perplexity": Estimate(math.inf, math.inf, math.inf),
+        "elbo": Estimate(math.nan, math.nan, math.nan, "2 rows"),
     }
     assert list(estimates(found)) == [
         "  log_prob     -86.35 ± 0.23",
@@ -218,5 +224,8 @@ def test_estimates_are_printed_to_two_digits_of_their_errors():
         "  nearly_zero  0.000123 ± 0.000012",
         "  large        12346 ± 1234",
         "  one_sided    585.61 [-inf, 587.03]",
+        "  one_row      12.5",
+        "  perplexity   is inf (rows are impossible to the model, or it has diverged)",
+        "  elbo         is not a number (the model has diverged)  (2 rows)",
     ]
     assert list(estimates({})) == []

@@ -65,8 +65,10 @@ class SlowCrew:
             return f"batch of {name}", f"info of {name}"
         self.version += 1
         report = f"report of {name}"
-        self.values[report] = {"version": self.version, "updates": self.version,
-                               "converged": False, "lags": [0], "seconds": {}}  # fmt: skip
+        self.values[report] = {
+            "version": self.version, "updates": self.version, "converged": False,
+            "replayed": 0, "lags": [0], "seconds": {},
+        }  # fmt: skip
         self.ready.append(report)
         return f"w{self.version}", report
 

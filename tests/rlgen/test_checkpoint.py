@@ -1,10 +1,15 @@
 """Checkpoints survive crashes and notice damage."""
 
+import json
+
 import numpy as np
 import pytest
+from experiments import train
 
+import rlgen
 from rlgen import checkpoint
 from rlgen.errors import CheckpointError
+from rlgen.learner import Learner
 
 
 def write(folder, name, value, keep=3):
@@ -71,3 +76,47 @@ def test_a_half_written_directory_of_a_killed_process_is_ignored(tmp_path):
     write(tmp_path, "0001", 1)
     (tmp_path / ".0002.partial").mkdir()
     assert checkpoint.latest(tmp_path, no_warning).name == "0001"
+
+
+@pytest.fixture
+def blind_learner(monkeypatch):
+    """Learners on a machine without the folders of the driver; what they were called for."""
+    called = []
+
+    def blinded(method):
+        def call(self, *args):
+            called.append(method.__name__)
+            with monkeypatch.context() as there:
+                there.setattr(checkpoint, "is_here", lambda folder: False)
+                there.setattr(checkpoint, "write_part", None)
+                there.setattr(checkpoint, "read_part", None)
+                return method(self, *args)
+
+        return call
+
+    for method in (Learner.save, Learner.sees, Learner.load):
+        monkeypatch.setattr(Learner, method.__name__, blinded(method))
+    return called
+
+
+def test_a_learner_that_does_not_see_the_folder_hands_its_parts_over(tmp_path, blind_learner):
+    run = train("dqn", tmp_path / "blind", {"stop.env_steps": 700})
+    assert checkpoint.damage(run.checkpoint) is None
+    more = rlgen.resume(run.dir, {"stop.env_steps": 1500})
+    assert blind_learner == ["save", "sees", "load", "save"]
+    np.testing.assert_array_equal(more.weights, train("dqn", tmp_path).weights)
+
+
+def test_what_is_handed_over_is_what_the_learner_would_write(tmp_path, request):
+    seen = train("dqn", tmp_path / "seen").checkpoint
+    request.getfixturevalue("blind_learner")
+    blind = train("dqn", tmp_path / "blind").checkpoint
+    written = [
+        {k: v for k, v in manifest(each).items() if k.split(".")[0] in ("learner", "replay")}
+        for each in (seen, blind)
+    ]
+    assert len(written[0]) == 4 and written[0] == written[1]
+
+
+def manifest(path):
+    return json.loads((path / checkpoint.MANIFEST).read_text())["sha256"]

@@ -208,6 +208,10 @@ def test_eval_of_a_model_adds_its_dear_figures_with_errors(model_run, tmp_path, 
     assert float(line.split()[1]) == pytest.approx(value, abs=1e-2)
     assert float(line.split()[3]) == pytest.approx(error - value, rel=0.1)
     assert "(features, validation rows " in line
+    few = answer("eval", model_run, "--rows", 29)
+    assert "mmd" not in few["figures"] and "note" not in found
+    assert few["note"] == "distances of samples to rows need 30 rows (--rows, data)"
+    assert few["note"] in rlgen("eval", model_run, "--rows", 29).stdout
 
 
 BAD = {
@@ -253,6 +257,33 @@ def test_walks_go_from_code_to_code(model_run, tmp_path):
     assert walks.shape == (2, 9, 8, 8)
     steps = np.abs(np.diff(walks, axis=1)).max()
     assert 0 < steps < np.abs(walks[:, 0] - walks[:, -1]).max()
+    refused("has learned none to walk within", "sample", model_run, "-o", tmp_path / "x.png",
+            "--walk", "--label", 3)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["vae-digits", "gan-digits"])
+def test_a_walk_of_a_model_with_labels_is_of_one_label(name, tmp_path):
+    short = ["hyperparameters.conditional=true", "network.hidden=[8]", "stop.epochs=1"]
+    if name == "gan-digits":
+        short += ["hyperparameters.architecture=mlp"]
+    run_dir = run_in(tmp_path, [name, *short])
+    run, png = load(run_dir), tmp_path / "x.png"
+    z = run.algorithm.prior(2)
+    line = torch.lerp(z[[0]].expand(3, -1), z[[1]].expand(3, -1), torch.tensor([[0], [0.5], [1]]))
+    told = run.algorithm.decode_labelled(line, torch.full((3,), 7))
+    torch.manual_seed(0)
+    walks = run.walk(12, 3)
+    torch.manual_seed(0)
+    seventh = run.walk(12, 3, label=7)
+    same = [np.array_equal(a, b) for a, b in zip(walks, seventh, strict=True)]
+    assert same == [walk == 7 for walk in range(12)]  # 0, 1, ..., 9, 0, 1
+    run.algorithm.prior = lambda n: z
+    np.testing.assert_allclose(run.walk(1, 3, label=7).reshape(3, -1), told.detach(), atol=1e-6)
+    said = rlgen("sample", run_dir, "-o", png, "--walk", "-n", 3).stdout
+    assert said == f"3 walks of 12 steps, of the labels 0, 1, 2, ... in turn in {png}\n"
+    said = rlgen("sample", run_dir, "-o", png, "--walk", "-n", 1, "--label", 4).stdout
+    assert said == f"1 walk of 12 steps, of label 4 in {png}\n"
+    refused("there is no label 12", "sample", run_dir, "-o", png, "--walk", "--label", 12)
 
 
 def test_a_chain_is_an_animation_of_its_states(chain_run, tmp_path):
@@ -306,7 +337,7 @@ def test_options_without_an_effect_on_samples_are_refused(model_run, chain_run, 
     refused("--every: only a GIF of a sampling chain", "sample", model_run, "-o", gif, "--every", 2)
     refused("--every: only a GIF", "sample", chain_run, "-o", png, "--every", 2)
     refused("--frames: samples in a PNG have none", "sample", model_run, "-o", png, "--frames", 9)
-    refused("--label: chains and walks", "sample", chain_run, "-o", gif, "--label", 3)
+    refused("--label: chains are of no label", "sample", chain_run, "-o", gif, "--label", 3)
     refused("this model learned none", "sample", model_run, "-o", png, "--label", 3)
     refused("there is no label 12; the data has 10", "sample", model_run, "-o", png, "--label", 12)
 
@@ -325,6 +356,11 @@ def test_sample_draws_a_picture_that_its_seed_repeats(model_run, tmp_path):
 def test_rows_are_scored_with_the_error_of_their_mean():
     rows = {"metric": "elbo", "mean": -20.0, "std": 3.0, "rows": 101}
     assert display.score(rows) == "elbo -20.00 ± 0.30 over 101 rows"
+    rows |= {"std": math.inf}
+    assert display.score(rows) == "elbo -20.00 over 101 rows"
+    rows |= {"mean": -math.inf, "std": math.nan}
+    impossible = "rows are impossible to the model, or it has diverged"
+    assert display.score(rows) == f"elbo is -inf ({impossible}) over 101 rows"
     rows = {"metric": "accuracy", "mean": 0.9, "std": 0.3, "rows": 1}
     assert display.score(rows) == "accuracy 0.9000 ± 0.3000 over 1 row"
 

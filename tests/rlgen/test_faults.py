@@ -1,13 +1,20 @@
 """What goes wrong is named, costs the batch in flight, and nothing more."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from experiments import train
 from pooled import pooled_backend
 
-from rlgen import scheduler, tracking
+import rlgen
+from rlgen import checkpoint, scheduler, tracking
 from rlgen.backends import ray as ray_backend
 from rlgen.config import load_experiment
 from rlgen.crew import START_TIMEOUT_S, Crew
@@ -158,3 +165,63 @@ def test_an_actor_that_hangs_is_not_taken_for_one_that_does_not_start():
         crew.heard(0, None)
     with pytest.raises(WorkerDied, match="environment worker 0 did not start within 300 s"):
         crew.welcome(None, crew.name(0))
+
+
+def children(pid):
+    """The processes that a process has started, theirs too."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (entry / "stat").read_text()
+        except OSError:
+            continue
+        parents[int(entry.name)] = int(status.rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_killed_driver_takes_its_cluster_along_and_the_run_goes_on(tmp_path):
+    """SIGKILL, on Ray: its actors do not stay behind, and no weight is another one."""
+    settings = {"evaluation.every": 0, "stop.target": "null"}
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "rlgen", "train", "q-learning-cliff", "-q", *overrides),
+            *(f"run.dir={tmp_path}", "stop.env_steps=null", "stop.seconds=3600"),
+            *("scheduler.backend=ray", "scheduler.workers=2", "checkpoint.every=1000"),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        while not any(checkpoint.candidates(path) for path in tmp_path.glob("*/*/checkpoints")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        started = children(process.pid)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(started) > 4  # workers, learner, evaluator, Ray's own
+    while left := [pid for pid in started if running(pid)]:
+        time.sleep(0.2)  # some seconds; a suite's own limit ends what never ends
+    assert not left
+    (run,) = tmp_path.glob("*/*")
+    latest = checkpoint.latest(run / "checkpoints", print)
+    done = checkpoint.read_part(latest, "run")[0]["counters"]["env_steps"]
+    more = {"stop": {"env_steps": done + 1000}}
+    resumed = rlgen.resume(run, more | {"scheduler.backend": "inline"})
+    assert any(f"resumed from {latest}" in event for event in events(run))
+    whole = rlgen.train(
+        "q-learning-cliff",
+        {"run.dir": str(tmp_path / "whole"), "scheduler.workers": 2, "evaluation.every": 0, **more},
+    )
+    np.testing.assert_array_equal(resumed.weights, whole.weights)

@@ -173,7 +173,7 @@ def done(head, tmp_path_factory):
 def test_a_job_runs_as_the_local_command_would(head, done):
     assert "submitted first" in done.out
     assert "mine: ended after 600 environment steps" in done.out  # the log, followed
-    assert done.out.rstrip().endswith("first: SUCCEEDED")
+    assert f"first: SUCCEEDED\nnext: rlgen pull first --address {head.address}" in done.out
     out, _ = rlgen(head, "logs", "first", "--address", head.address)
     assert "mine: ended after 600 environment steps" in out
     (entry,) = [e for e in answer(head, "jobs")["jobs"] if e["job"] == "first"]

@@ -3,18 +3,24 @@
 import base64
 import hashlib
 import io
+import json
 import os
+import re
 import subprocess
 import tarfile
+import threading
 import time
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from rlgen import jobs, parcel, shipping
-from rlgen.backends import tokens
+from rlgen.backends import cluster, tokens
 from rlgen.backends.jobs import Head
 from rlgen.cli import app
 from rlgen.errors import ConfigError
@@ -196,6 +202,131 @@ def test_where_a_job_writes_is_one_word_of_the_shell(base, word):
 def test_what_cannot_be_sent_is_said_at_once(arguments, said):
     done = CliRunner().invoke(app, ["submit", "q-learning-cliff", *arguments])
     assert done.exit_code == 2 and said in done.output
+
+
+# --- what a head is asked -------------------------------------------------------------------------
+
+
+class JobsApi(BaseHTTPRequestHandler):
+    """The requests of Ray's Jobs API that submitting and listing make, with a token."""
+
+    def answer(self, status, body=None):
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do(self):
+        there, path = self.server.there, self.path
+        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Authorization") != f"Bearer {there.token}":
+            return self.answer(401, "Unauthorized: Missing authentication token")
+        if path == "/api/version":
+            return self.answer(200, {"version": "4", "ray_version": "2.60.0", "ray_commit": "x"})
+        if path == "/api/cluster_status":
+            usage = {"CPU": [1.0, there.cpus]}
+            report = {"loadMetricsReport": {"usage": usage, "resourceDemand": []}}
+            return self.answer(200, {"data": {"clusterStatus": report}})
+        if path.startswith("/api/packages/"):
+            if self.command == "PUT":
+                there.packages[path.rpartition("/")[2]] = data
+                there.uploads += 1
+            return self.answer(200 if path.rpartition("/")[2] in there.packages else 404)
+        if (path, self.command) == ("/api/jobs/", "POST"):
+            asked = json.loads(data)
+            there.asked.append(asked)
+            name = asked["submission_id"]
+            there.jobs[name] = {
+                "type": "SUBMISSION",
+                "submission_id": name,
+                "status": "SUCCEEDED",
+                "entrypoint": asked["entrypoint"],
+                "metadata": asked["metadata"],
+                "start_time": 1_700_000_000_000,
+                "end_time": 1_700_000_065_000,
+                "driver_exit_code": 0,
+            }
+            return self.answer(200, {"job_id": name, "submission_id": name})
+        if path == "/api/jobs/":
+            return self.answer(200, list(there.jobs.values()))
+        if path.endswith("/logs"):
+            return self.answer(200, {"logs": "what it printed\n"})
+        job = there.jobs.get(path.rpartition("/")[2])
+        return self.answer(200, job) if job else self.answer(404, "no such job")
+
+    do_GET = do_POST = do_PUT = do  # noqa: N815 (names that http.server looks for)
+
+    def log_message(self, *about):
+        """Say nothing."""
+
+
+@pytest.fixture
+def head(monkeypatch):
+    """A head with 4 CPUs that keeps what it was sent, and asks for a token that we have."""
+    token = "f" * 64
+    given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    monkeypatch.setattr(cluster, "_GIVEN", {"RAY_AUTH_TOKEN_PATH": None, **given})
+    for key, value in given.items():
+        monkeypatch.setenv(key, value)
+    with ThreadingHTTPServer(("127.0.0.1", 0), JobsApi) as server:
+        there = SimpleNamespace(token=token, cpus=4.0, packages={}, uploads=0, jobs={}, asked=[])
+        server.there = there
+        there.address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield there
+        server.shutdown()
+
+
+def say(head, *arguments, status=0):
+    done = CliRunner().invoke(app, [*arguments, "--address", head.address])
+    assert done.exit_code == status, done.output
+    assert head.token not in done.output
+    return done.output
+
+
+def test_what_a_head_is_sent_is_the_local_command(head, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("HERE = 1\n")
+    command = ("submit", "q-learning-cliff", "seed=7", "--job", "one")
+    out = say(head, *command, "--module", str(tmp_path / "mine"))
+    assert "submitted one" in out and "next: rlgen logs one --follow" in out
+    (asked,) = head.asked
+    assert asked["submission_id"] == "one"
+    assert re.fullmatch(
+        r"sh start\.sh rlgen train (\S+\.yaml) scheduler\.backend=ray scheduler\.address=auto "
+        r'run\.dir="\$HOME"/runs/one',
+        asked["entrypoint"],
+    )
+    environment = asked["runtime_env"]
+    sent = {}
+    for uri in (environment["working_dir"], *environment["py_modules"]):
+        with zipfile.ZipFile(io.BytesIO(head.packages[uri.rpartition("/")[2]])) as package:
+            sent |= {name: package.read(name) for name in package.namelist()}
+    assert {"mine/__init__.py", "rlgen/cli.py", "rlgen/agents/q_learning.py", "start.sh"} <= set(
+        sent
+    )
+    assert sent["rlgen/cli.py"] == (ROOT / "rlgen" / "cli.py").read_bytes()
+    (config,) = (
+        yaml.safe_load(sent[name])
+        for name in sent
+        if name.endswith("cliff.yaml") and "/" not in name
+    )
+    assert config["seed"] == 7 and config["algorithm"] == "q-learning"
+    assert not any(head.token.encode() in data for data in sent.values())
+    uploads = head.uploads
+    assert "has had a job 'one'" in say(head, *command, status=2)
+    say(head, "submit", "q-learning-cliff", "seed=7", "--job", "two")
+    assert head.uploads == uploads  # equal contents are sent once
+    many = say(head, "submit", "q-learning-cliff", "scheduler.workers=40", status=2)
+    assert "needs 42 CPUs, the cluster has 4" in many and len(head.asked) == 2
+    listed = say(head, "jobs")
+    assert re.search(r"^one +SUCCEEDED .* 0:01:05  q-learning-cliff seed=7$", listed, re.MULTILINE)
+    assert "exit status 0" in say(head, "status", "one")
+    assert say(head, "logs", "one") == "what it printed\n"
+    assert "did you mean 'one'" in say(head, "status", "onne", status=2)
+    head.token = "e" * 64  # it is another one's now
+    assert "asks for a token" in say(head, "jobs", status=2)
 
 
 # --- words --------------------------------------------------------------------------------------

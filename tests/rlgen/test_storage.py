@@ -179,6 +179,34 @@ def test_a_checkpoint_is_there_only_once_its_manifest_is(tmp_path):
     mirror.close()
 
 
+def test_a_checkpoint_that_is_let_go_while_it_is_sent_arrives_whole(tmp_path):
+    """As where checkpoints are written faster than the storage takes them."""
+    folder, uri = tmp_path / "run", "memory://bucket/runs/a/b"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("name: a")
+    mirror = storage.Mirror(folder, uri, print)
+    mirror._filesystem = slow = Away(mirror._filesystem)
+    put = slow.put_file
+
+    def let_go(path, remote):
+        if "checkpoints" in remote:
+            written(folder, 2, 2.0, keep=1)
+        put(path, remote)
+
+    slow.put_file = let_go
+    first = written(folder, 1)
+    mirror.push()
+    assert not first.exists()
+    latest = checkpoint.latest(storage.fetch(uri, print) / "checkpoints", print)
+    assert latest.name == first.name
+    slow.put_file = put
+    mirror.close()
+    latest = checkpoint.latest(storage.fetch(uri, print) / "checkpoints", print)
+    assert latest.name == "0000000002"
+    assert {name.split("/")[1] for name in files(uri) if "/" in name} == {latest.name}
+    assert not list(folder.glob(".sending*"))
+
+
 def test_old_checkpoints_go_and_a_rewritten_one_is_sent_again(base, tmp_path):
     folder, uri = tmp_path / "run", f"{base}/a/b"
     folder.mkdir()
@@ -317,3 +345,92 @@ def test_a_folder_stays_a_folder(tmp_path):
     folder = rundir.create(experiment)
     assert folder.parent == Path(tmp_path, "runs", "q-learning-cliff")
     assert storage.origin(folder) is None and storage.mirror(folder, print) is None
+
+
+# --- a server of S3's protocol --------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """The URI of a bucket on a server of our own, which the environment names."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow import fs
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for key in [key for key in os.environ if key.startswith("AWS_")]:
+        monkeypatch.delenv(key)
+    there = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for key, value in there.items():
+        monkeypatch.setenv(key, value)
+    arrow = {"endpoint_override": there["AWS_ENDPOINT_URL"], "region": "us-east-1"}
+    fs.S3FileSystem(allow_bucket_creation=True, **arrow).create_dir("tests")
+    yield "s3://tests"
+    server.stop()
+
+
+def on_s3(*arguments, begin=False):
+    """A command in a process of its own; its answer, or the process while it runs."""
+    code = "from rlgen import storage; storage.EVERY_S = 0.2\nfrom rlgen.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if begin:
+        return process
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_a_run_on_s3_is_killed_resumed_listed_and_evaluated(bucket, cache, tmp_path):
+    base = f"{bucket}/runs"
+    settings = ["stop.target=null", "evaluation.every=0", "checkpoint.every=2000"]
+    process = on_s3(
+        *("train", "q-learning-cliff", f"run.dir={base}", "stop={seconds: 600}", *settings, "-q"),
+        begin=True,
+    )
+    try:
+        while not any(name.endswith("/manifest.json") for name in files(base)):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.1)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    ((uri, summary),) = storage.runs(base)
+    assert uri.startswith(f"{base}/q-learning-cliff/") and summary == {}
+    shutil.rmtree(cache)  # as on another machine
+    kept = checkpoint.read_part(rlgen.load(uri).checkpoint, "run")[0]["counters"]["env_steps"]
+    shutil.rmtree(cache)
+    most = kept + 2_000
+    resumed = on_s3("resume", uri, f"stop={{env_steps: {most}}}", "-q", "--json")
+    assert resumed["run_dir"] == uri and resumed["env_steps"] >= most
+    shutil.rmtree(cache)
+    (entry,) = on_s3("runs", base, "--json")["runs"]
+    assert entry == {"run": uri, "summary": rundir.read_summary(rlgen.load(uri).dir)}
+    shutil.rmtree(cache)
+    assert on_s3("eval", uri, "--json")["run_dir"] == uri
+    # It ended with the weights of a run that was never killed, nor elsewhere.
+    whole = rlgen.train(
+        "q-learning-cliff",
+        {"run.dir": str(tmp_path), "stop": {"env_steps": most}, "evaluation.every": 0},
+    )
+    np.testing.assert_array_equal(rlgen.load(uri).weights, whole.weights)
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_not_there_is_one_message(bucket):
+    process = on_s3("train", "q-learning-cliff", "run.dir=s3://absent/runs", "-q", begin=True)
+    err = process.communicate()[1]
+    assert process.returncode == 2 and "Traceback" not in err
+    assert "run.dir: 's3://absent/runs/" in err and "make the bucket first" in err

@@ -29,8 +29,8 @@ class Killing:
         self.counts = {}
         self.to_kill = list(self.plan)
 
-    def spawn(self, target, args, seed, threads, cpus=1.0, gpus=0.0):
-        actor = super().spawn(target, args, seed, threads, cpus, gpus)
+    def spawn(self, target, args, seed, threads, **needs):
+        actor = super().spawn(target, args, seed, threads, **needs)
         kind = target.partition(":")[2]
         self.names[actor] = (kind, args[1] if "Worker" in kind else 0)
         return actor

@@ -1,8 +1,10 @@
 """Sweeps: points, trials, what is stopped, what goes on, and the best of it."""
 
 import csv
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,31 +187,153 @@ def test_an_early_glimpse_does_not_win_over_a_result():
 # --- what runs ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_a_population_goes_on_from_its_best_with_other_rates(tmp_path, one_cluster):
-    base = {**VAE, "stop": {"epochs": 6}}
-    space = {"hyperparameters.learning_rate": [0.00001, 0.003, 0.01]}
-    sweep = made(
-        tmp_path, base, method="population", trials=2, interval=1, quantile=0.5, space=space
-    )
+def alone(sweep):
+    """Run what is to be run of a population, here and one after another."""
+    for trial in sweep.to_run(print):
+        sweeps.run_trial(sweep.folder, trial.number, trial.point, lambda ticks, mean: None)
+        sweep.note(trial=trial.number, reached=sweep.generation)
+
+
+POPULATION = {"method": "population", "trials": 4, "interval": 1}
+WIDE = {"hyperparameters.learning_rate": {"log_uniform": [0.00001, 0.03]}}
+
+
+def test_the_worst_of_a_population_goes_on_from_weights_of_the_best_with_another_rate(tmp_path):
+    sweep = made(tmp_path, {**VAE, "stop": {"epochs": 2}}, **POPULATION, space=WIDE)
     drawn = sweep.search.points(0)
-    assert drawn[0] != drawn[1]
-    trials = sweep.run(lambda message: None)
-    assert [t.status for t in trials] == ["finished"] * 2
-    assert all(trial.ticks == 6 for trial in trials)
-    # Whoever went on from another's weights says so in its records.
-    resumed = [
-        record["message"]
-        for trial in trials
-        for record in read_metrics(Path(trial.run_dir))
-        if record["kind"] == "event" and "resumed from" in record["message"]
+    alone(sweep)
+    trials = sweep.trials()
+    assert [(t.status, t.ticks, t.point) for t in trials] == [("running", 1.0, p) for p in drawn]
+    order = sweeps.ranked(trials)
+    best, worst = order[0], order[-1]
+    kept = [rlgen.load(trial.run_dir) for trial in trials]
+    sweep.to_run(print)
+    assert sweep.generation == 1
+    begun = sweep.lines()[-1]
+    assert begun["donors"] == {str(worst.number): best.number}
+    for trial, before in zip(trials, kept, strict=True):
+        donor = kept[best.number] if trial.number == worst.number else before
+        np.testing.assert_array_equal(rlgen.load(trial.run_dir).weights, donor.weights)
+    # Killed before that was noted: it is decided and done once more, and the same.
+    journal = sweep.folder / sweeps.JOURNAL
+    *lines, _ = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines))
+    sweep.to_run(print)
+    assert sweep.lines()[-1] == begun
+    new = sweep.trials()[worst.number].point
+    rate = new["hyperparameters.learning_rate"]
+    # What it does then is what the best one would do at that rate.
+    copy = shutil.copytree(best.run_dir, tmp_path / "copy")
+    alone(sweep)
+    assert rlgen.load(worst.run_dir).experiment.hyperparameters.learning_rate == rate
+    plain = rundir.read_plain(copy)
+    plain["hyperparameters"]["learning_rate"] = rate
+    rundir.write_config(copy, config.resolve_experiment(plain))
+    at_its_rate = rlgen.resume(str(copy))
+    np.testing.assert_array_equal(rlgen.load(worst.run_dir).weights, at_its_rate.weights)
+    assert not np.array_equal(rlgen.load(best.run_dir).weights, at_its_rate.weights)
+    assert [t.status for t in sweep.trials()] == ["finished"] * 4
+    assert sweep.to_run(print) == []
+
+
+def test_who_changes_in_a_population_and_how():
+    space = {
+        "hyperparameters.learning_rate": {"log_uniform": [0.001, 0.01]},
+        "hyperparameters.rollout_steps": {"integer": [1, 9]},
+        "hyperparameters.batch_size": [16, 32, 64],
+    }
+    plain = {**POPULATION, "quantile": 0.25, "space": space}
+    nearby = search.parse({**plain, "resample": 0.0})
+    points = search.parse({**plain, "trials": 8}).points(0)
+    means = [3.0, 9.0, float("nan"), 5.0, 8.0, 1.0, 9.0, float("-inf")]
+    standing = [(n, p, m) for n, (p, m) in enumerate(zip(points, means, strict=True))]
+    seen = []
+    for seed in range(40):
+        changed = search.evolve(nearby, seed, 1, standing)
+        assert changed == search.evolve(nearby, seed, 1, standing[::-1])
+        assert set(changed) == {2, 7}  # no score is the worst one
+        for donor, point in changed.values():
+            assert donor in (1, 6)
+            rate, steps, size = (point[key] for key in space)
+            before = points[donor]
+            was, had, width = (before[key] for key in space)
+            assert rate in (
+                search.Dimension.clip(nearby.space[next(iter(space))], was * f) for f in (0.8, 1.2)
+            )
+            assert abs(steps - had) == max(1, round(had / 5)) and 1 <= steps <= 9
+            assert (
+                abs(
+                    space["hyperparameters.batch_size"].index(size)
+                    - space["hyperparameters.batch_size"].index(width)
+                )
+                == 1
+            )
+            seen.append((donor, rate > was, steps > had))
+    assert len(set(seen)) > 4  # both donors, both ways
+    assert search.evolve(nearby, 0, 1, standing) != search.evolve(nearby, 0, 2, standing)
+    anew = search.evolve(search.parse({**plain, "resample": 1.0}), 0, 1, standing)
+    assert all(0.001 <= point[next(iter(space))] <= 0.01 for _, point in anew.values())
+    assert search.evolve(nearby, 0, 1, standing[:1]) == {}
+
+
+def test_a_line_of_the_journal_that_was_cut_short_takes_no_other_along(tmp_path):
+    sweep = made(tmp_path, VAE, **POPULATION)
+    sweep.note(trial=0, reached=0)
+    with (sweep.folder / sweeps.JOURNAL).open("a") as journal:
+        journal.write('{"trial": 1, "rea')
+    sweep.note(generation=1, donors={}, points={})
+    assert [sorted(line) for line in sweep.lines()] == [
+        ["reached", "trial"],
+        ["donors", "generation", "points"],
     ]
-    assert resumed
-    assert [t.point for t in trials] != drawn
-    for trial in trials:
-        run = rlgen.load(trial.run_dir)
-        rate = trial.point["hyperparameters.learning_rate"]
-        assert run.experiment.hyperparameters.learning_rate == rate
+    assert sweep.generation == 1
+
+
+def test_an_end_that_was_not_told_is_made_again(tmp_path):
+    sweep = made(tmp_path, {**VAE, "stop": {"epochs": 2}}, trials=1)
+    run = functools.partial(sweeps.run_trial, sweep.folder, 0, sweep.trials()[0].point)
+    run(lambda ticks, mean: None)
+    (trial,) = sweep.trials()
+    weights = rlgen.load(trial.run_dir).weights
+    (Path(trial.run_dir) / rundir.SUMMARY).unlink()  # killed after its last checkpoint
+    assert sweep.trials()[0].status == "running"
+    reports = []
+    run(lambda ticks, mean: reports.append((ticks, mean)))
+    assert sweep.trials() == [trial] and trial.status == "finished"
+    np.testing.assert_array_equal(rlgen.load(trial.run_dir).weights, weights)
+    assert reports == sweeps.evaluations_of(Path(trial.run_dir), "epochs")
+
+
+@pytest.mark.slow
+def test_a_population_is_the_same_however_it_was_run(tmp_path, one_cluster):
+    """One trial at a time, or two, killed in between: the same decisions and the same weights."""
+    base = {**VAE, "stop": {"epochs": 40}, "evaluation": {"every": 5}}
+    calm = made(tmp_path / "calm", base, **POPULATION, space=WIDE, parallel=1)
+    told = []
+    undisturbed = calm.run(told.append)
+    assert [t.status for t in undisturbed] == ["finished"] * 4
+    assert sum("goes on from" in line for line in told) == 7
+    plain = {
+        **base,
+        "run": {"dir": str(tmp_path)},
+        "search": {**POPULATION, "space": WIDE, "parallel": 2},
+    }
+    file = tmp_path / "population.yaml"
+    file.write_text(yaml.safe_dump(plain))
+    sweep = killed(file, lambda sweep: sweep.generation >= 3)
+    assert sweep.generation < 7 and not all(trial.ended for trial in sweep.trials())
+    process = command("--resume", str(sweep.folder))
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+
+    def decisions(of):
+        return [line for line in of.lines() if "generation" in line]
+
+    assert decisions(sweep) == decisions(calm) and len(decisions(sweep)) == 7
+    for one, other in zip(undisturbed, sweep.trials(), strict=True):
+        assert (one.point, one.mean, one.ticks) == (other.point, other.mean, other.ticks)
+        here, there = rlgen.load(one.run_dir), rlgen.load(other.run_dir)
+        np.testing.assert_array_equal(here.weights, there.weights)
 
 
 @pytest.mark.slow
@@ -243,33 +367,38 @@ def test_a_trial_that_diverges_or_crashes_is_a_failed_one(tmp_path, one_cluster)
 
 @pytest.mark.slow
 def test_a_sweep_that_was_killed_goes_on_and_does_nothing_twice(tmp_path):
-    killed_and_resumed(tmp_path, {**VAE, "stop": {"epochs": 30}, "evaluation": {"every": 3}}, 4, 1)
+    base = {**VAE, "stop": {"epochs": 30}, "evaluation": {"every": 3}}
+    killed_and_resumed(tmp_path, base, 4, 1, RATES)
 
 
-def killed_and_resumed(tmp_path, base, count, ended):
+def killed(file, when):
+    """A sweep whose driver was killed as soon as ``when`` was true of it."""
+    process = command(str(file))
+    try:
+        while True:
+            found = [path.parent for path in file.parent.glob("*/sweep-*/sweep.yaml")]
+            if found and when(sweep := sweeps.open_sweep(str(found[0]), print)):
+                break
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.2)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return sweep
+
+
+def killed_and_resumed(tmp_path, base, count, ended, space):
     """A sweep of ``count`` trials, killed when ``ended`` of them have ended, and gone on with."""
     plain = {
         **base,
         "run": {"dir": str(tmp_path)},
         "search": {
-            "method": "halving", "trials": count, "parallel": 2, "reduction": 2, "space": RATES,
+            "method": "halving", "trials": count, "parallel": 2, "reduction": 2, "space": space,
         },
     }  # fmt: skip
     file = tmp_path / f"{base['name']}.yaml"
     file.write_text(yaml.safe_dump(plain))
-    process = command(str(file))
-    try:
-        while True:
-            found = [path.parent for path in tmp_path.glob("*/sweep-*/sweep.yaml")]
-            trials = sweeps.open_sweep(str(found[0]), print).trials() if found else []
-            if sum(trial.ended for trial in trials) >= ended:
-                break
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.5)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    sweep = sweeps.open_sweep(str(found[0]), print)
+    sweep = killed(file, lambda sweep: sum(trial.ended for trial in sweep.trials()) >= ended)
     before = [trial for trial in sweep.trials() if trial.ended]
     assert len(before) < count, "it had ended before it could be killed"
     lengths = {t.number: len(read_metrics(Path(t.run_dir))) for t in before}
@@ -308,12 +437,7 @@ def test_the_ready_sweeps_of_16_trials_killed_and_resumed(name, tmp_path):
     base |= {"name": name, "stop": shorter}  # no target: trials of the same length
     if "env" in base:
         base["evaluation"] = {"every": 500, "episodes": 5, "max_steps": 200}
-    global RATES
-    rates, RATES = RATES, wanted["space"]
-    try:
-        before, after = killed_and_resumed(tmp_path, base, 16, 4)
-    finally:
-        RATES = rates
+    before, after = killed_and_resumed(tmp_path, base, 16, 4, wanted["space"])
     assert len(before) >= 4
     stopped = [trial for trial in after.values() if trial["status"] == "stopped"]
     assert len(stopped) >= 4  # halving did halve

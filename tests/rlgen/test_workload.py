@@ -33,7 +33,7 @@ def test_figures_of_each_worker_over_a_window():
     workload = Workload(experiment(3), now=100.0)
     workload.add([info(0, 30, 1.0, 2.0), info(1, 10, 0.0, 0.5)], report(2, 0))
     workload.add([info(0, 30, 3.0, 6.0)], report(3))
-    values = workload.take(104.0, restarts={1: 2}, away=[2])
+    values = workload.take(104.0, 3, restarts={1: 2}, away=[2])
     assert values["unit"] == "env_steps"
     assert values["per_s"] == [5.0, 20.0, None]  # the third has not answered
     assert values["busy"] == [0.6667, 1.0, None]
@@ -46,7 +46,7 @@ def test_figures_of_each_worker_over_a_window():
     assert bottleneck(values["time_share"]) == "worker: inference"
     # The next window begins at nothing, and all the run's seconds are still there.
     workload.add([info(2, 8, 0.0, 4.0)], report(0))
-    values = workload.take(106.0, restarts={}, away=[])
+    values = workload.take(106.0, 3, restarts={}, away=[])
     assert values["per_s"] == [None, None, 2.0]
     assert values["time_share"]["worker"] == {"waiting": 0.0, "inference": 1.0}
     assert workload.seconds["worker"]["inference"] == 12.5

@@ -518,7 +518,10 @@ NOWHERE = "scheduler={backend: ray, address: '127.0.0.1:9'}"
 MISTAKES = {
     "unknown config": ("did you mean 'q-learning-cliff'?", ["q-learning-clif"]),
     "unknown key": ("did you mean 'workers'?", [*AGENT, "scheduler.worker=2"]),
-    "wrong type": ("workers: input should be a valid integer", [*AGENT, "scheduler.workers=two"]),
+    "wrong type": (
+        "workers: expected a positive integer, or 'auto' (got 'two')",
+        [*AGENT, "scheduler.workers=two"],
+    ),
     "out of range": ("hyperparameters.gamma: ", [*AGENT, "hyperparameters.gamma=2"]),
     "no workers": ("scheduler.workers: ", [*AGENT, "scheduler.workers=-1"]),
     "unknown environment": ("NoSuchThing-v0", [*AGENT, "env={id: NoSuchThing-v0}"]),

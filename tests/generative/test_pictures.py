@@ -93,8 +93,8 @@ def test_walks_are_lines_of_images_and_the_ways_of_points(tmp_path: Path) -> Non
     save_walks(tmp_path / "ways.png", ways, (2,))
     with Image.open(tmp_path / "ways.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
-    blue = (pixels[..., 2] > pixels[..., 0] + 40).any(1)
     blue = np.asarray((pixels[..., 2] > pixels[..., 0] + 40).any(1))
+    rows = np.flatnonzero(blue)
     assert blue[rows[0] : rows[-1]].mean() > 0.9  # a line, not dots; the other one crosses it
     assert (pixels[..., 0] > pixels[..., 2] + 60).any()  # the other one's colour
 

@@ -8,6 +8,7 @@ batch (a worker's info, the learner's report).
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,9 +75,9 @@ class Cycle:
 
     def asynchronous(self) -> None:
         """Handle whatever is ready: a batch goes to the learner, new weights to its worker."""
-        under_way = [flight.worker for flight in self._flights.values()]
+        under_way = Counter(flight.worker for flight in self._flights.values())
         for worker in self.crew.present():
-            for _ in range(IN_FLIGHT - under_way.count(worker)):
+            for _ in range(IN_FLIGHT - under_way[worker]):
                 self._flights.update([self._produce(worker)])
         for future in self.backend.wait(list(self._flights), self.crew.fault.timeout_s):
             if future in self._flights:  # else it left with a worker that was replaced

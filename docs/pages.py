@@ -140,7 +140,7 @@ def settings() -> str:
         if model is not None and model.model_fields:
             sections[key] = model
     for key, model in sections.items():
-        says = " ".join((model.__doc__ or "").partition("\n\n")[0].split()).replace("``", "`")
+        says = " ".join((model.__doc__ or "").split()).replace("``", "`")
         lines += ["", f"## {key or 'experiment'}", "", says, ""]
         lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
         for name, setting in model.model_fields.items():

@@ -12,7 +12,7 @@ def run(path: Path) -> nbformat.NotebookNode:
     """The notebook with fresh outputs; raises what a cell raises."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=600, record_timing=False, resources=resources).execute()
+    NotebookClient(notebook, timeout=1800, record_timing=False, resources=resources).execute()
     return notebook
 
 

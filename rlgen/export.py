@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -77,8 +77,10 @@ def check_packages(format_: Format, push: str | None) -> None:
     Raises:
         ConfigError: with the line that installs them.
     """
-    needed = {"onnx": ("onnx", "onnxscript") if format_ is Format.onnx else ()}
-    needed["hub"] = ("huggingface_hub",) if push is not None else ()
+    needed: dict[str, tuple[str, ...]] = {
+        "onnx": ("onnx", "onnxscript") if format_ is Format.onnx else (),
+        "hub": ("huggingface_hub",) if push is not None else (),
+    }
     for extra, packages in needed.items():
         for package in packages:
             if importlib.util.find_spec(package) is None:
@@ -88,7 +90,7 @@ def check_packages(format_: Format, push: str | None) -> None:
                 )
     if push is not None:
         from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import validate_repo_id
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
         try:
             validate_repo_id(push)
@@ -256,14 +258,15 @@ def function_of(run: Run) -> tuple[nn.Module, torch.Tensor]:
             codes = torch.rand(ROWS[-1], codes.shape[1])
         return Function(), codes.detach()
 
+    from gymnasium.spaces import Box
+
     from rlgen.envs.vector import Environments
 
     environments = Environments(env, 1, seed=0)
     observations, actions = environments.observation_space, environments.action_space
-    bounded = bool(actions.shape) and np.issubdtype(actions.dtype, np.floating)
-    low, high = (
-        (torch.from_numpy(actions.low), torch.from_numpy(actions.high)) if bounded else (None, None)
-    )
+    low = high = None
+    if isinstance(actions, Box) and np.issubdtype(actions.dtype, np.floating):
+        low, high = torch.from_numpy(actions.low), torch.from_numpy(actions.high)
     # Where the environment counts from another number than 0.
     first = environments.to_env(np.zeros((1, *(actions.shape or ())), actions.dtype))[0]
     offset = torch.from_numpy(np.asarray(first, np.int64))
@@ -273,7 +276,7 @@ def function_of(run: Run) -> tuple[nn.Module, torch.Tensor]:
     class Policy(Function):
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
             action = algorithm.act(rows, True)["action"]
-            return action.clamp(low, high) if bounded else action + offset
+            return action + offset if low is None else action.clamp(low, high)
 
     observations.seed(0)
     rows = np.stack([observations.sample() for _ in range(ROWS[-1])])
@@ -305,7 +308,12 @@ def _to_onnx(function: nn.Module, rows: torch.Tensor, path: Path) -> Any:
     assert program is not None
     program.save(str(path), external_data=False)
     evaluator = ReferenceEvaluator(str(path))
-    return lambda x: torch.from_numpy(evaluator.run(None, {given: x.numpy()})[0])
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        (found,) = cast(list[Any], evaluator.run(None, {given: x.numpy()}))
+        return torch.from_numpy(found)
+
+    return run
 
 
 def _compare(run: Run, got: torch.Tensor, wanted: torch.Tensor) -> None:

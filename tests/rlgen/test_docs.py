@@ -10,6 +10,7 @@ import gzip
 import inspect
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -64,6 +65,7 @@ PARSED_WITH = {
 OWN = ("my-robot",)
 #: Of which small run RUN is, by command.
 RUN_OF = {
+    "export": "dqn-cartpole",
     "plot filters": "rbm-digits",
     "plot latent": "vae-latent2-digits",
     "plot modes": "gaussian-mixture-grid",
@@ -137,6 +139,17 @@ def small_run(tmp_path_factory):
     return of
 
 
+@pytest.fixture
+def folder(in_tmp, monkeypatch):
+    """An empty folder to work in; modules that are imported from it are forgotten."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
+    yield in_tmp
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(in_tmp)):
+            del sys.modules[name]
+
+
 def overrides_of(words):
     return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
 
@@ -169,8 +182,8 @@ def filled(words, small_run, mnist):
         run = re.fullmatch(r"runs/(?:bench/)?([\w-]+)(/[\w.-]+)?/?", word)
         if word in ("...", "[key=value", "...]"):
             continue
-        if word in ("RUN", "RUNS"):
-            yield str(small_run(stand_in) if word == "RUN" else small_run(stand_in).parent)
+        if word in ("RUN", "RUNS", "runs/NAME/RUN"):
+            yield str(small_run(stand_in).parent if word == "RUNS" else small_run(stand_in))
         elif run and not Path(word).exists():
             here = sorted(Path("runs", run[1]).glob("*")) if run[2] else []
             found = here[-1] if here else small_run(run[1])
@@ -187,7 +200,10 @@ def ready(words, small_run, mnist):
     if words[0] == "train":
         return [*words, *cut(words[1], [w for w in words[2:] if "=" in w])]
     if words[0] == "resume":
-        return [*words, *(["stop.env_steps=800"] if "stop.env_steps" in " ".join(words) else [])]
+        # A copy, since it is changed; the small runs have ended, so each needs a later end.
+        copy = Path(f"resumed-{len(list(Path().glob('resumed-*')))}")
+        shutil.copytree(words[1], copy)
+        return ["resume", str(copy), *words[2:], "stop.env_steps=800"]
     if words[:2] == ["bench", "results"]:
         return [*words, "--quick"]
     return words
@@ -235,7 +251,8 @@ def test_every_command_is_one_of_ours_with_options_that_it_has(path):
             config, own = context.params.get("config"), context.params.get("search")
             if [program, *words] in refused or config in (*OWN, "CONFIG"):
                 continue
-            if config and name != "sweep":
+            made = config and config.endswith(".yaml")  # by a command before it
+            if config and name != "sweep" and not made:
                 overrides = [o for o in context.params.get("overrides") or () if ".npz" not in o]
                 load_experiment(config, overrides)
             elif name == "sweep" and config:
@@ -263,8 +280,8 @@ def test_commands_within_the_text_exist(path):
 
 
 @pytest.mark.parametrize("block", [parameter(b, is_slow(b)) for b in WITH_COMMANDS])
-def test_the_commands_of_a_block_run(block, in_tmp, small_run, mnist, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(in_tmp / "trackio"))
+def test_the_commands_of_a_block_run(block, folder, small_run, mnist, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(folder / "trackio"))
     monkeypatch.setenv("WANDB_MODE", "offline")
     errors = {tuple(words): error for words, error in refusals(block)}
     for program, *words in commands(block):
@@ -291,7 +308,7 @@ PYTHON = [block for block in BLOCKS if block.language == "python"]
 
 
 @pytest.mark.parametrize("block", [parameter(b, b.page != "README.md") for b in PYTHON])
-def test_the_python_of_a_page_runs(block, in_tmp, small_run, monkeypatch, capsys):
+def test_the_python_of_a_page_runs(block, folder, monkeypatch):
     def train(experiment, overrides=None, **more):
         short = overrides_of(cut(experiment)) if isinstance(experiment, str) else {}
         return api.train(experiment, {**(overrides or {}), **short}, **more)

@@ -129,7 +129,7 @@ def test_the_package_is_laid_out_as_it_is_installed(tmp_path):
         f"{prefix}{path.relative_to(ROOT / folder).as_posix()}"
         for prefix, folder in sources.items()
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and path.suffix in (".py", ".yaml", ".npz", ".txt", ".typed")
+        if path.is_file() and "__pycache__" not in path.parts
     }
     assert {
         path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()

@@ -5,6 +5,7 @@ What it costs, part by part, and what it does with hundreds of workers.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -241,7 +242,7 @@ def measure_looks(backend: RayFakes, counts: Sequence[int], budget: float) -> Fi
     seconds = []
     for count in counts:
         chosen = [ready, *futures[: 2 * count - 1]]
-        seconds.append(driver_time(lambda chosen=chosen: backend.wait(chosen, 10.0), budget))
+        seconds.append(driver_time(functools.partial(backend.wait, chosen, 10.0), budget))
     ray.kill(crowd)
     return fit(counts, seconds)
 
@@ -312,9 +313,9 @@ def measure_calls(
     backend.alone = False
 
     middle = {what: statistics.median(seconds) for what, seconds in spent.items()}
-    own = sum(middle.values()) + middle["look"]
-    free = max(statistics.median(whole_own) - own, 0.0)
-    accounted = own + free + of_worker + of_learner
+    known = sum(middle.values()) + middle["look"]
+    free = max(statistics.median(whole_own) - known, 0.0)
+    accounted = known + free + of_worker + of_learner
     return Calls(
         **middle, free=free, worker=of_worker, learner=of_learner,
         delay=max(statistics.median(trips) - accounted, 0.0),

@@ -89,7 +89,8 @@ class History:
         if is_running(self.folder):
             return RUNNING
         reason = self.summary.get("stop_reason")
-        if reason is None:
+        kinds = [record["kind"] for record in self.records]
+        if reason is None or ("summary" in kinds and kinds[-1] != "summary"):  # it had gone on
             return BROKEN
         return INTERRUPTED if reason == "interrupted" else ENDED
 

@@ -343,6 +343,8 @@ def serving(folder, *arguments):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # A job in the background ignores SIGINT, and so would the command if the tests are one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         yield process, json.loads(process.stdout.readline())

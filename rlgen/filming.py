@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from rlgen.config import Experiment
 from rlgen.crew import Crew
 from rlgen.errors import RlgenError, WorkerDied
-from rlgen.rundir import VIDEOS
+from rlgen.rundir import VIDEOS, write_whole
 from rlgen.videos import Video
 
 
@@ -76,9 +75,7 @@ class Filming:
     def _write(self, video: Video, ticks: int) -> None:
         self._folder.mkdir(exist_ok=True)
         path = self._folder / f"{ticks:010d}.gif"
-        aside = path.with_suffix(".part")
-        aside.write_bytes(video.content)
-        os.replace(aside, path)  # whoever looks at the folder finds only whole ones
+        write_whole(path, video.content)
         values = {self._clock: ticks, "file": str(path.relative_to(self._folder.parent))}
         told = {"return": video.returns[0], "length": video.lengths[0], "cut": bool(video.cut)}
         self._record("video", values | told)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from rlgen.config import Experiment
 from rlgen.crew import Crew
 from rlgen.errors import RlgenError, WorkerDied
 from rlgen.generative import pictures
-from rlgen.rundir import PICTURES
+from rlgen.rundir import PICTURES, write_whole
 
 
 class Gallery:
@@ -84,9 +83,7 @@ class Gallery:
             path = self._folder / f"{name}.png"
             if self._every:
                 path = path.with_stem(f"{name}-{int(counters[self._clock]):010d}")
-            aside = path.with_suffix(".part")
-            aside.write_bytes(content)
-            os.replace(aside, path)  # whoever looks at the folder finds only whole ones
+            write_whole(path, content)
             self._files.append(path)
             named = {"name": name, "file": str(path.relative_to(self._folder.parent))}
             self._record("picture", counters | named)

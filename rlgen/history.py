@@ -86,13 +86,9 @@ class History:
     @property
     def status(self) -> str:
         """`RUNNING`, `ENDED`, `INTERRUPTED` (it can go on) or `BROKEN` off (killed, or failed)."""
-        if is_running(self.folder):
-            return RUNNING
-        reason = self.summary.get("stop_reason")
-        kinds = [record["kind"] for record in self.records]
-        if reason is None or ("summary" in kinds and kinds[-1] != "summary"):  # it had gone on
-            return BROKEN
-        return INTERRUPTED if reason == "interrupted" else ENDED
+        went_on = bool(self.of("summary")) and self.records[-1]["kind"] != "summary"
+        summary = {} if went_on else self.summary
+        return status_of(is_running(self.folder), summary)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The records of one kind: ``train``, ``evaluation``, ``event``, ``workers``."""
@@ -146,6 +142,21 @@ class History:
                     return name
         clock: str = rundir.read_experiment(self.folder).clock
         return clock
+
+
+def status_of(running: bool, summary: Mapping[str, Any]) -> str:
+    """The status of a run.
+
+    Args:
+        running: a process writes it now.
+        summary: of its end; empty where it has none, or has gone on since.
+    """
+    if running:
+        return RUNNING
+    reason = summary.get("stop_reason")
+    if reason is None:
+        return BROKEN
+    return INTERRUPTED if reason == "interrupted" else ENDED
 
 
 def is_running(folder: Path) -> bool:

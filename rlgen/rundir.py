@@ -71,11 +71,11 @@ def prepare(run_dir: Path, experiment: Experiment) -> None:
     (run_dir / VERSIONS).write_text(json.dumps(versions(), indent=1))
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file of which, whenever the process is killed, there is nothing or all."""
     aside = path.with_name(f".{path.name}.partial")
     try:
-        aside.write_text(text)
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

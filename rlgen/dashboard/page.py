@@ -272,13 +272,7 @@ def _curves_view() -> Any:
                     ),
                 ],
             ),
-            dcc.Graph(
-                id="graph",
-                className="graph",
-                responsive=True,
-                style={"height": f"{charts.height(1)}px"},
-                config=views.GRAPH,
-            ),
+            html.Div(id="plot"),
             html.Div(id="note", className="soft note"),
         ],
     )
@@ -423,8 +417,7 @@ def connect(app: Dash, runs: Runs) -> None:
         )
 
     @app.callback(
-        Output("graph", "figure"),
-        Output("graph", "style"),
+        Output("plot", "children"),
         Output("note", "children"),
         Output("figures", "options", allow_duplicate=True),
         Output("figures", "value", allow_duplicate=True),
@@ -458,14 +451,12 @@ def connect(app: Dash, runs: Runs) -> None:
         kept = [figure for figure in figures or () if figure in found]
         kept = kept or charts.first_choice(groups, found)
         over = x if x in clocks else charts.own_clock(groups, clocks)
-        if not kept:
-            chart: dict[str, Any] = charts.curves({}, [], "seconds", False, [], 0.0)
-        else:
+        plot = None
+        if kept:
             chart = charts.curves(groups, kept, over, each == "each", logs, weight)
-        size = {"height": f"{charts.height(len(kept))}px" if kept else "0px"}
+            plot = views.graph("graph", chart)
         return (
-            chart,
-            size,
+            plot,
             _note(groups, left_out, each == "each", weight, kept),
             _figure_options(found, charts.metric(groups)),
             no_update if kept == figures else kept,

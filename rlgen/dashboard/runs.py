@@ -232,13 +232,7 @@ def _update(run: _Known, folder: Path) -> bool:
         _read_end(run, paths[1], size)
     if not run.started:
         run.started = _began(folder)
-    if stamp[-1]:
-        run.status = history.RUNNING
-    elif not run.summary:
-        run.status = history.BROKEN
-    else:
-        stopped = run.summary.get("stop_reason") == "interrupted"
-        run.status = history.INTERRUPTED if stopped else history.ENDED
+    run.status = history.status_of(stamp[-1], run.summary)
     run.stamp = stamp
     return True
 

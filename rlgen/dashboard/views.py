@@ -271,15 +271,20 @@ def _load(runs: Runs, run: History) -> Any:
     return html.Article(parts)
 
 
-def _graph(key: str, chart: dict[str, Any]) -> Any:
+def graph(id_: str | dict[str, str], chart: charts.Chart) -> Any:
+    """A chart, as high as it wants to be."""
     return dcc.Graph(
-        id={"type": "chart", "key": key.replace(".", "_")},
+        id=id_,
         figure=chart,
         responsive=True,
         style={"height": f"{chart['layout']['height']}px"},
         config=GRAPH,
         className="graph",
     )
+
+
+def _graph(key: str, chart: charts.Chart) -> Any:
+    return graph({"type": "chart", "key": key.replace(".", "_")}, chart)
 
 
 def _machinery(run: History, summary: Mapping[str, Any]) -> str:

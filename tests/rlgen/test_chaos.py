@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import yaml
 from experiments import TINY
-from pooled import pooled_backend
 from typer.testing import CliRunner
 
 from rlgen.backends import ray as ray_backend
@@ -40,12 +39,6 @@ def test_what_would_be_no_use_is_refused(arguments: list[str], message: str) -> 
     result = CliRunner().invoke(app, ["chaos", "q-learning-cliff", *arguments])
     assert result.exit_code == 2
     assert message in result.stderr
-
-
-@pytest.fixture(scope="module")
-def pool() -> Any:
-    with pooled_backend() as backend:
-        yield backend
 
 
 @pytest.mark.slow

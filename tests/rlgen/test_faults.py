@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from experiments import train
-from pooled import pooled_backend
 
 import rlgen
 from rlgen import checkpoint, scheduler, tracking
@@ -21,13 +20,6 @@ from rlgen.crew import START_TIMEOUT_S, Crew
 from rlgen.errors import ConfigError, WorkerDied
 
 FAULTY = {"env.id": "faulty_env:Faulty-v0", "env.num_envs": 1, "stop.env_steps": 400}
-
-
-@pytest.fixture(scope="module")
-def pool():
-    """One cluster for all; whoever was killed leaves it."""
-    with pooled_backend() as backend:
-        yield backend
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def test_every_evaluation_has_its_pictures_and_the_last_ones_are_the_runs(tmp_pa
     records = read(run.dir).of("picture")
     assert [record["epochs"] for record in records] == [1, 1, 2, 2, 3, 3, 4, 4]
     assert all((run.dir / record["file"]).is_file() for record in records)
-    assert not [name for name in pictures(run) if name.endswith(".part")]
+    assert not [name for name in pictures(run) if name.endswith((".part", ".partial"))]
 
 
 @pytest.mark.parametrize(("every", "epochs"), [(0, []), (3, [3, 4])])

@@ -9,7 +9,6 @@ import pytest
 import ray
 import torch
 from experiments import TINY, train
-from pooled import pooled_backend
 
 import rlgen
 from rlgen import registry
@@ -37,12 +36,6 @@ EXACT: dict[str, dict[str, Any]] = {
     "drqn": {},
     "stacked-autoencoder": {},  # whose mask is drawn for the whole minibatch
 }
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with pooled_backend() as backend:
-        yield backend
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from experiments import TINY, train
 from PIL import Image, ImageSequence
-from pooled import pooled_backend
 from typer.testing import CliRunner
 
 import rlgen
@@ -139,12 +138,6 @@ def test_an_mp4_has_every_step(tmp_path):
 # --- during the training ------------------------------------------------------------------------
 
 FILMED = {"evaluation.every": 500, "tracking.video_every": 2}
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with pooled_backend() as backend:
-        yield backend
 
 
 @pytest.mark.parametrize(

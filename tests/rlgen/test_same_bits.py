@@ -8,15 +8,8 @@ processes of its own is tested in test_same_answer.py, test_faults.py and test_a
 import numpy as np
 import pytest
 from experiments import TINY, train
-from pooled import pooled_backend
 
 from rlgen.backends import ray as ray_backend
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with pooled_backend() as backend:
-        yield backend
 
 
 @pytest.mark.parametrize("name", TINY)

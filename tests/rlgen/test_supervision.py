@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import ray
 from experiments import train
-from pooled import pooled_backend
 
 from rlgen import tracking
 from rlgen.backends import ray as ray_backend
@@ -44,13 +43,6 @@ class Killing:
                 os.kill(ray.get(actor.process.remote()), signal.SIGKILL)
                 break
         return super().call(actor, method, *args, returns=returns)
-
-
-@pytest.fixture(scope="module")
-def pool():
-    """One cluster for all; whoever was killed leaves it."""
-    with pooled_backend() as backend:
-        yield backend
 
 
 @pytest.fixture

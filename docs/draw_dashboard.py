@@ -13,32 +13,32 @@ import subprocess
 import sys
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
-SIZE = {"width": 1440, "height": 860}
+SIZE: ViewportSize = {"width": 1440, "height": 860}
 DRAWN = "#graph .scatterlayer .trace, #view img, #view table, #view .graph"
 
 
-def draw(folder: str, out: str, query: str) -> None:
-    """Serve the folder, open the page, wait until it is drawn."""
+def draw(page: Page, folder: str, out: str, query: str) -> None:
+    """Serve the folder, open it in a page, and write what it shows once that is drawn."""
     command = [sys.executable, "-m", "rlgen", "dashboard", folder, "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        url = json.loads(server.stdout.readline())["url"]
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-            )
-            page = browser.new_page(viewport=SIZE)  # type: ignore[arg-type]
-            page.set_default_timeout(120_000)
+        try:
+            url = json.loads(server.stdout.readline())["url"]
+            page.set_viewport_size(SIZE)
             page.goto(f"{url}?{query}")
             page.wait_for_selector(DRAWN)
             page.wait_for_load_state("networkidle")
             picture = Image.open(io.BytesIO(page.screenshot()))
-            picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(out, optimize=True)
-            browser.close()
-        server.terminate()
+        finally:
+            server.terminate()
+    picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(out, optimize=True)
 
 
 if __name__ == "__main__":
-    draw(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        draw(browser.new_page(), sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "")

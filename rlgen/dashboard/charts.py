@@ -310,7 +310,7 @@ def _layout(
         "plot_bgcolor": "rgba(0,0,0,0)",
         "annotations": [],
         "shapes": [],
-        # A zoom stays while points arrive; another choice of charts begins anew.
+        # A zoom stays while this does: when points arrive, but not with other charts.
         "uirevision": "|".join([*titles, x, *logs]),
     }
     for number, (title, target) in enumerate(itertools.zip_longest(titles, targets)):

@@ -148,6 +148,7 @@ def layout(runs: Runs) -> Any:
             dcc.Store(id="pulse", data=""),
             dcc.Store(id="chosen", data=None),
             dcc.Store(id="kept"),
+            dcc.Store(id="chart"),
             html.Header(
                 [
                     html.H1("rlgen"),
@@ -417,7 +418,7 @@ def connect(app: Dash, runs: Runs) -> None:
         )
 
     @app.callback(
-        Output("plot", "children"),
+        Output("chart", "data"),
         Output("note", "children"),
         Output("figures", "options", allow_duplicate=True),
         Output("figures", "value", allow_duplicate=True),
@@ -454,7 +455,7 @@ def connect(app: Dash, runs: Runs) -> None:
         plot = None
         if kept:
             chart = charts.curves(groups, kept, over, each == "each", logs, weight)
-            plot = views.graph("graph", chart)
+            plot = views.graph("graph", chart).to_plotly_json()
         return (
             plot,
             _note(groups, left_out, each == "each", weight, kept),
@@ -510,6 +511,7 @@ def _connect_in_browser(app: Dash) -> None:
         Input("clear", "n_clicks"),
         prevent_initial_call=True,
     )
+    inside("plot", Output("plot", "children"), Input("chart", "data"), prevent_initial_call=True)
     inside("selected", Output("selected", "children"), Input("chosen", "data"))
     inside(
         "list",

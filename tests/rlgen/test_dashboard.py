@@ -5,15 +5,18 @@ import fcntl
 import importlib.util
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
 from experiments import train as train_run
+from PIL import Image
 from recorded import append, evaluation, train, write_run
 from typer.testing import CliRunner
 
@@ -22,6 +25,7 @@ from rlgen.dashboard import charts, server, views
 from rlgen.dashboard import runs as reading
 from rlgen.dashboard.runs import Runs
 
+DOCS = Path(__file__).parents[2] / "docs"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT_MS = 60_000  # only what is broken takes so long
 
@@ -381,6 +385,7 @@ def browser():
 
 
 DRAWN = "[...document.querySelectorAll('#graph .js-plotly-plot')].flatMap(g => g.data)"
+SHOWN = "document.querySelector('#graph .js-plotly-plot').layout.xaxis.range"
 
 
 def test_a_person_finds_and_compares_runs(tmp_path, browser):
@@ -451,9 +456,36 @@ def test_a_person_finds_and_compares_runs(tmp_path, browser):
         page.wait_for_selector("#view img")
         until(lambda: page.evaluate("document.querySelector('#view img').naturalWidth") > 50)
 
-        # A run that goes on is followed.
+        # A run that goes on is followed, and what was zoomed in to stays.
         page.goto(f"{answer['url']}?run={run}&figure=evaluation/mean&x=updates&seeds=each")
         until(lambda: len(lines()) == 1)
+        area = page.locator("#graph .nsewdrag").first.bounding_box()
+        page.mouse.move(area["x"] + area["width"] / 4, area["y"] + area["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2, steps=5)
+        page.mouse.up()
+        zoomed = page.evaluate(SHOWN)
+        assert scores[0][0] < zoomed[0] < zoomed[1] < scores[-1][0]
         append(one, records[-2] | {"kind": "evaluation", "updates": 10**6, "mean": 1.5})
         until(lambda: len(lines()[0]["y"]) == len(scores) + 1)
+        assert page.evaluate(SHOWN) == zoomed
         assert not failures and not foreign
+
+
+def test_the_picture_of_the_readme_is_of_what_make_train_leaves(tmp_path, browser):
+    settings = [f"run.dir={tmp_path}", "stop.env_steps=40000", "evaluation.every=8000"]
+    command = [sys.executable, "-m", "rlgen", "train", "a3c-cartpole", "--quiet", *settings]
+    subprocess.run(command, check=True, capture_output=True)
+    page = browser.new_page()
+    page.set_default_timeout(WAIT_MS)
+    script = runpy.run_path(str(DOCS / "draw_dashboard.py"))
+    picture = tmp_path / "dashboard.png"
+    script["draw"](page, str(tmp_path), str(picture), "experiment=a3c-cartpole")
+    assert "a3c-cartpole" in page.inner_text("#legend")
+    (line,) = (line for line in page.evaluate(DRAWN) if line["yaxis"] == "y")
+    records = (next(tmp_path.glob("a3c-cartpole/*")) / "metrics.jsonl").read_text().splitlines()
+    scores = [r for r in map(json.loads, records) if r["kind"] == "evaluation"]
+    assert line["y"] == [r["mean"] for r in scores] and line["x"] == [r["env_steps"] for r in scores]
+    with Image.open(picture) as image:
+        assert image.size == (1440, 860)
+        assert len(image.convert("RGB").getcolors(2**20)) > 50  # text and curves, not a blank page

@@ -17,6 +17,21 @@ window.dash_clientside.rlgen = {
     const said = [...many(chosen.runs.length, "run"), ...many(chosen.experiments.length, "experiment")];
     return said.length ? `${said.join(" and ")} chosen` : "nothing chosen";
   },
+  // The chart is made once there are curves, so that the table need not wait for it, and is changed
+  // from then on. Axes that were zoomed stay so while points arrive: plotly's own uirevision forgets
+  // it, since Dash hands it back the layout with the ranges in it.
+  plot(chart) {
+    const drawn = document.querySelector("#graph .js-plotly-plot");
+    if (!chart || !drawn || !drawn.layout) return chart;
+    const { figure, style } = chart.props;
+    const same = figure.layout.uirevision === drawn.layout.uirevision;
+    for (const [name, axis] of Object.entries(same ? drawn.layout : {})) {
+      if (axis?.autorange !== false) continue;
+      Object.assign(figure.layout[name], { range: axis.range, autorange: false });
+    }
+    window.dash_clientside.set_props("graph", { figure, style });
+    return window.dash_clientside.no_update;
+  },
   list(shown) {
     return [shown !== "runs", shown !== "experiments"];
   },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import itertools
 import math
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlgen import history
+from rlgen.counters import Counters
 from rlgen.history import History
 from rlgen.palette import COLOURS
 
@@ -18,7 +20,10 @@ Chart = dict[str, Any]
 Groups = Mapping[str, Sequence[History]]
 
 MOST = 1_000  # points of a line; beyond that the extremes of stretches stand for them
+COLUMNS = 3  # charts side by side on a wide page
 PANEL, GAP, TOP, FOOT = 250, 74, 34, 46  # pixels of a chart, and around it
+LATE = 5  # the rank of figures that are listed, but not drawn unless asked for
+COUNTERS = {field.name for field in dataclasses.fields(Counters)}
 DASHES = ("solid", "dash", "dot", "dashdot")
 TARGET = "#8A8F98"
 CLOCKS = {
@@ -91,10 +96,10 @@ def _rank(figure: str) -> int:
         return 0
     if figure.startswith("train/episode_return"):
         return 1
-    late = ("_per_s", "dropped", "restarts", "not_finite", "rows", "episodes", "lost")
-    if figure == "train/episode_length" or figure.endswith(late):
-        return 5
-    return 2 if figure.startswith("train/") else 3
+    kind, _, name = figure.partition("/")
+    if name in COUNTERS or name.endswith("_per_s") or name == "episode_length":
+        return LATE
+    return 2 if kind == "train" else 3
 
 
 def first_choice(groups: Groups, figures: Sequence[str]) -> list[str]:
@@ -104,8 +109,9 @@ def first_choice(groups: Groups, figures: Sequence[str]) -> list[str]:
     def points(figure: str) -> int:
         return max((len(run.curve(figure, "seconds")[0]) for run in runs), default=0)
 
-    drawn = [figure for figure in figures[:12] if points(figure) > 1]
-    return (drawn or list(figures))[:3]
+    telling = [figure for figure in figures if _rank(figure) < LATE] or list(figures)
+    drawn = [figure for figure in telling[:12] if points(figure) > 1]
+    return (drawn or telling)[:3]
 
 
 def clocks_of(groups: Groups) -> list[str]:
@@ -127,8 +133,9 @@ def own_clock(groups: Groups, clocks: Sequence[str]) -> str:
 
 
 def curves(
-    groups: Groups, figures: Sequence[str], x: str, each: bool, logs: Sequence[str], weight: float
-) -> Chart:
+    groups: Groups, figures: Sequence[str], x: str, each: bool, logs: Sequence[str], weight: float,
+    columns: int = COLUMNS,
+) -> Chart:  # fmt: skip
     """Small multiples: a chart of every figure, in each a line of every experiment.
 
     Args:
@@ -138,6 +145,7 @@ def curves(
         each: draw every run by itself, not the mean over them with its 95 % interval.
         logs: which axes are logarithmic: ``x``, ``y``.
         weight: of the past in the moving average; 0 for none.
+        columns: of charts that there is room for.
     """
     traces: list[Chart] = []
     titles, targets = [], []
@@ -154,7 +162,7 @@ def curves(
                 traces += _band(name, lines, index, weight, axes)
         goals = {_target(run) for runs in groups.values() for run in runs}
         targets.append(goals.pop() if len(goals) == 1 and figure == "evaluation/mean" else None)
-    return {"data": traces, "layout": _layout(titles, CLOCKS[x], targets, logs, weight)}
+    return {"data": traces, "layout": _layout(titles, CLOCKS[x], targets, logs, weight, columns)}
 
 
 def _line(
@@ -232,7 +240,9 @@ def workers(run: History) -> Chart:
             points = np.array(told, dtype=np.float64).reshape(-1, 2)
             x, y = thin(points[:, 0], points[:, 1])
             traces.append(_plain(f"worker {worker}", x, y, worker, axes))
-    return {"data": traces, "layout": _layout(list(panels.values()), CLOCKS["seconds"])}
+    layout = _layout(list(panels.values()), CLOCKS["seconds"])
+    layout[_axis("y", 1).replace("y", "yaxis")]["tickformat"] = ".0%"
+    return {"data": traces, "layout": layout}
 
 
 def throughput(run: History) -> Chart:
@@ -279,28 +289,28 @@ def _target(run: History) -> float | None:
     return None if target is None else float(target)
 
 
-def grid_shape(count: int) -> tuple[int, int]:
-    """Rows and columns of small multiples."""
-    columns = min(max(count, 1), 3) if count != 4 else 2
+def grid_shape(count: int, most: int = COLUMNS) -> tuple[int, int]:
+    """Rows and columns of small multiples, of which at most so many fit side by side."""
+    columns = min(max(count, 1), most) if (count, most) != (4, 3) else 2
     return max(math.ceil(count / columns), 1), columns
 
 
-def height(count: int) -> int:
-    """Of so many small multiples, in pixels."""
-    rows, _ = grid_shape(count)
+def _height(rows: int) -> int:
+    """Of so many rows of charts, in pixels."""
     return TOP + rows * PANEL + (rows - 1) * GAP + FOOT
 
 
 def _layout(
     titles: Sequence[str], x: str, targets: Sequence[float | None] = (), logs: Sequence[str] = (),
-    weight: float = 0.0,
+    weight: float = 0.0, most: int = COLUMNS,
 ) -> Chart:  # fmt: skip
-    _, columns = grid_shape(len(titles))
-    inner = height(len(titles)) - TOP - FOOT
+    rows, columns = grid_shape(len(titles), most)
+    height = _height(rows)
+    inner = height - TOP - FOOT
     gap = 0.055 if columns > 1 else 0.0
     wide = (1 - gap * (columns - 1)) / columns
     layout: Chart = {
-        "height": height(len(titles)),
+        "height": height,
         "margin": {"l": 56, "r": 12, "t": TOP, "b": FOOT},
         "font": {"family": FONT, "size": 12},
         "showlegend": False,
@@ -311,7 +321,7 @@ def _layout(
         "annotations": [],
         "shapes": [],
         # A zoom stays while this does: when points arrive, but not with other charts.
-        "uirevision": "|".join([*titles, x, *logs]),
+        "uirevision": "|".join([*titles, x, *logs, str(columns)]),
     }
     for number, (title, target) in enumerate(itertools.zip_longest(titles, targets)):
         row, column = divmod(number, columns)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rlgen.command import AsJson, Debug, replying
+from rlgen.command import Debug, replying
 from rlgen.errors import ConfigError
 
 FOLDER, PORT = "runs", 8470
@@ -21,7 +21,7 @@ NEEDED = ("dash", "dash_ag_grid")
 
 def dashboard(
     runs: Annotated[
-        str, typer.Argument(metavar="[RUNS_DIR]", help="A folder with runs anywhere below it")
+        str, typer.Argument(metavar="RUNS_DIR", help="A folder with runs anywhere below it")
     ] = FOLDER,
     host: Annotated[
         str, typer.Option(help="The address to listen on; any but this machine's needs --token")
@@ -33,13 +33,12 @@ def dashboard(
         str | None,
         typer.Option(help="Ask whoever comes for this token; 'auto' makes one", metavar="TOKEN"),
     ] = None,
-    as_json: AsJson = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with the url, before all else")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Show the runs of a folder on a local web page, live; Ctrl-C ends it.
-
-    With --json the first line of stdout is an object with the page's url.
-    """
+    """Show the runs of a folder on a local web page, live; Ctrl-C ends it."""
     with replying(as_json, debug) as answer:
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
         if missing:
@@ -72,7 +71,7 @@ def dashboard(
                 "by default"
             )
         found = server.listen(host, port, _say)
-        app = server.make_app(Runs(root), token, found.getsockname()[1], _say, debug)
+        app = server.make_app(Runs(root), token, host, found.getsockname()[1], _say, debug)
         serving = server.start(app, found, host)
         url = f"http://{_name(host)}:{found.getsockname()[1]}/"
         if token is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -76,8 +76,8 @@ STATUS = {
 EXPERIMENT = _text("experiment", "Experiment", 250, flex=2, minWidth=170, tooltipField="experiment")
 SHARED = [
     _number("steps", "Steps", 146, "steps_text"),
-    _number("result", "Result", 136, "result_text", cellClass="ag-right-aligned-cell strong"),
-    _text("metric", "Metric", 150, cellClass="soft", flex=1, minWidth=100, tooltipField="metric"),
+    _number("result", "Result", 116, "result_text", cellClass="ag-right-aligned-cell strong"),
+    _text("metric", "Metric", 150, cellClass="soft", flex=1, minWidth=124, tooltipField="metric"),
     _number("speed", "Speed", 140, "speed_text"),
     {
         "field": "started",
@@ -149,6 +149,8 @@ def layout(runs: Runs) -> Any:
             dcc.Store(id="chosen", data=None),
             dcc.Store(id="kept"),
             dcc.Store(id="chart"),
+            dcc.Store(id="offered", data={}),
+            dcc.Store(id="columns", data=charts.COLUMNS),
             html.Header(
                 [
                     html.H1("rlgen"),
@@ -333,8 +335,15 @@ def _empty(runs: Runs) -> Any:
 # --- what answers ---------------------------------------------------------------------------------
 
 
-def connect(app: Dash, runs: Runs) -> None:
-    """Make the page's controls work."""
+def connect(app: Dash, runs: Runs, failed: Callable[[Exception], str] | None) -> None:
+    """Make the page's controls work.
+
+    Args:
+        app: the application.
+        runs: what it shows.
+        failed: told of what could not be drawn; returns what the page says instead. None lets the
+            error through.
+    """
     app.layout = lambda: layout(runs)
 
     @app.callback(
@@ -424,6 +433,7 @@ def connect(app: Dash, runs: Runs) -> None:
         Output("figures", "value", allow_duplicate=True),
         Output("x", "options", allow_duplicate=True),
         Output("x", "value", allow_duplicate=True),
+        Output("offered", "data"),
         Input("chosen", "data"),
         Input("pulse", "data"),
         Input("tab", "value"),
@@ -432,7 +442,10 @@ def connect(app: Dash, runs: Runs) -> None:
         Input("each", "value"),
         Input("logs", "value"),
         Input("weight", "value"),
+        Input("columns", "data"),
+        State("offered", "data"),
         prevent_initial_call=True,
+        on_error=failed and (lambda error: (None, [failed(error)], *[no_update] * 5)),
     )
     def draw(
         chosen: Any,
@@ -443,18 +456,24 @@ def connect(app: Dash, runs: Runs) -> None:
         each: str,
         logs: list[str],
         weight: float,
+        columns: int,
+        offered: dict[str, Any],
     ) -> tuple[Any, ...]:
-        """The curves; of figures and over a clock that the runs have."""
+        """The curves; of figures and over a clock that the runs have.
+
+        What was offered for other runs, and nobody has changed, gives way to what suits these.
+        """
         if tab != "curves" or chosen is None:
             raise dash.exceptions.PreventUpdate
         groups, left_out = _histories(runs, chosen)
         found, clocks = charts.figures_of(groups), charts.clocks_of(groups)
-        kept = [figure for figure in figures or () if figure in found]
-        kept = kept or charts.first_choice(groups, found)
-        over = x if x in clocks else charts.own_clock(groups, clocks)
+        asked = [] if figures == offered.get("figures") else figures or []
+        kept = [figure for figure in asked if figure in found] or charts.first_choice(groups, found)
+        own = charts.own_clock(groups, clocks)
+        over = x if x in clocks and x != offered.get("x") else own
         plot = None
         if kept:
-            chart = charts.curves(groups, kept, over, each == "each", logs, weight)
+            chart = charts.curves(groups, kept, over, each == "each", logs, weight, columns)
             plot = views.graph("graph", chart).to_plotly_json()
         return (
             plot,
@@ -463,6 +482,7 @@ def connect(app: Dash, runs: Runs) -> None:
             no_update if kept == figures else kept,
             _clock_options(clocks),
             no_update if over == x else over,
+            {"figures": kept if kept != asked else None, "x": over if over == own else None},
         )
 
     @app.callback(
@@ -472,6 +492,7 @@ def connect(app: Dash, runs: Runs) -> None:
         Input("pulse", "data"),
         Input("tab", "value"),
         prevent_initial_call=True,
+        on_error=failed and (lambda error: (html.P(failed(error), className="notice"), no_update)),
     )
     def show(chosen: Any, pulse: str, tab: str) -> tuple[Any, Any]:
         """The other views, and whose colours are whose."""
@@ -528,6 +549,7 @@ def _connect_in_browser(app: Dash) -> None:
         State("runs", "dashGridOptions"),
         prevent_initial_call=True,
     )
+    inside("columns", Output("columns", "data"), Input("url", "search"))
     inside(
         "keep",
         Output("kept", "data"),
@@ -540,6 +562,7 @@ def _connect_in_browser(app: Dash) -> None:
         Input("logs", "value"),
         Input("weight", "value"),
         Input("find", "value"),
+        Input("offered", "data"),
         prevent_initial_call=True,
     )
     frame = {"type": "frame", "key": dash.MATCH}

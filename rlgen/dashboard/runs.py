@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from rlgen import checkpoint, history, rundir
 from rlgen.errors import RlgenError
@@ -48,6 +47,7 @@ class _Known:
     evaluation: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)  # unless the run went on after it
     status: str = ""
+    row: dict[str, Any] = field(default_factory=dict)  # of the table
 
 
 class Runs:
@@ -91,18 +91,27 @@ class Runs:
                 return
             known: dict[str, _Known] = {}
             refused: dict[str, str] = {}
-            changed = False
+            changed = regroup = False
             for folder in history.find(self.root):
                 id_ = folder.relative_to(self.base).as_posix()
                 run = self._known.get(id_) or _Known()
+                config = run.config
                 try:
-                    changed |= _update(run, folder)
-                except (RlgenError, OSError, ValueError, yaml.YAMLError) as error:
+                    if _update(run, folder):
+                        run.row, changed = _row(id_, run), True
+                except RlgenError as error:
                     refused[id_] = " ".join(str(error).split())
                     continue
+                except Exception as error:  # whatever someone has written into these files
+                    refused[id_] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                    continue
+                regroup |= run.config is not config
                 known[id_] = run
-            if changed or known.keys() != self._known.keys() or refused != self.refused:
+            regroup |= known.keys() != self._known.keys()
+            if changed or regroup or refused != self.refused:
                 self._known, self.refused = known, refused
+                if regroup:
+                    self._group()
                 self._tabulate()
                 self._count += 1
             self._looked = time.monotonic()
@@ -162,13 +171,18 @@ class Runs:
             ]
         return sorted(listed, key=lambda row: row["started"], reverse=True)
 
-    def _tabulate(self) -> None:
+    def _group(self) -> None:
         histories = {id_: History(self.base / id_, run.config) for id_, run in self._known.items()}
         ids = {history.folder: id_ for id_, history in histories.items()}
         groups = history.experiments(histories.values())
         self.experiments = {name: [ids[h.folder] for h in runs] for name, runs in groups.items()}
-        names = {id_: name for name, members in self.experiments.items() for id_ in members}
-        rows = [_row(id_, names[id_], run) for id_, run in self._known.items()]
+
+    def _tabulate(self) -> None:
+        rows = [
+            {"experiment": name, **self._known[id_].row}
+            for name, members in self.experiments.items()
+            for id_ in members
+        ]
         self.rows = sorted(rows, key=lambda row: row["started"], reverse=True)
 
 
@@ -303,7 +317,8 @@ def clock(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     return "epochs" if config.get("data") else "updates"
 
 
-def _row(id_: str, experiment: str, run: _Known) -> dict[str, Any]:
+def _row(id_: str, run: _Known) -> dict[str, Any]:
+    """A run's line of the table, but for its experiment."""
     config = run.config
     last = run.summary or run.train or run.evaluation
     unit = clock(config, run.train or run.evaluation)
@@ -318,7 +333,6 @@ def _row(id_: str, experiment: str, run: _Known) -> dict[str, Any]:
     done = _progress(config, last) if run.status == history.RUNNING else None
     return {
         "id": id_,
-        "experiment": experiment,
         "run": id_.rpartition("/")[2],
         "status": run.status,
         "status_text": run.status if done is None else f"{run.status} {done:.0%}",

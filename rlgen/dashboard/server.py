@@ -102,30 +102,37 @@ def listen(host: str, port: int, warn: Callable[[str], None]) -> socket.socket:
 
 
 def make_app(
-    runs: Runs, token: str | None, port: int, warn: Callable[[str], None], debug: bool = False
+    runs: Runs,
+    token: str | None,
+    host: str,
+    port: int,
+    warn: Callable[[str], None],
+    debug: bool = False,
 ) -> Flask:
     """The web application.
 
     Args:
         runs: what it shows.
         token: asked of whoever comes; None where only this machine can.
+        host: it listens on, which it answers to without a token.
         port: it listens on, which tells apart the cookies of two dashboards.
         warn: told of an error of ours, once.
         debug: show its traceback.
     """
     server = Flask("rlgen.dashboard", static_folder=None)
+    told: set[str] = set()
+
+    def failed(error: BaseException | None) -> str:
+        said = f"{type(error).__name__}: {error}"
+        if error is not None and said not in told:
+            told.add(said)
+            warn(f"{said}; start it with --debug to see where")
+        return f"This cannot be drawn: {said}"
+
     if not debug:
         server.logger.disabled = True
-        told: set[str] = set()
-
-        def tell(error: BaseException | None) -> None:
-            said = f"{type(error).__name__}: {error}; start it with --debug to see where"
-            if error is not None and said not in told:
-                told.add(said)
-                warn(said)
-
-        server.teardown_request(tell)
-    guard(server, token, port)
+        server.teardown_request(failed)
+    guard(server, token, host, port)
 
     @server.get("/files/<path:name>")
     def files(name: str) -> Response:
@@ -163,12 +170,13 @@ def make_app(
             {"name": "color-scheme", "content": "light dark"},
         ],
     )
-    page.connect(app, runs)
+    page.connect(app, runs, None if debug else failed)
     return server
 
 
-def guard(server: Flask, token: str | None, port: int) -> None:
+def guard(server: Flask, token: str | None, host: str, port: int) -> None:
     """Let in whoever has the token or, without one, whoever asks this machine by its own name."""
+    names = {*LOOPBACK, host}
     session, cookie = secrets.token_urlsafe(32), f"rlgen-{port}"
 
     def admit(target: str) -> Response:
@@ -183,10 +191,8 @@ def guard(server: Flask, token: str | None, port: int) -> None:
     def check() -> Any:
         if token is None:
             # A page elsewhere may have its name lead here (DNS rebinding), but then says so.
-            name = request.host.rpartition(":")[0] if ":" in request.host else request.host
-            if (name or request.host).strip("[]") not in LOOPBACK and request.host.strip(
-                "[]"
-            ) not in LOOPBACK:
+            name = request.host.rpartition(":")[0] or request.host
+            if not names & {name.strip("[]"), request.host.strip("[]")}:
                 return Response(
                     f"rlgen: this dashboard answers to localhost, not to {html.escape(name)!r}. To "
                     "reach it by another name (a tunnel or a proxy), start it with --token auto.\n",

@@ -19,6 +19,7 @@ from rlgen.history import History
 SIDE_BY_SIDE = 4  # runs whose configurations stand in columns of their own
 SHOWN, MAPS, LOADS = 12, 4, 6  # runs of which pictures, values and workers are shown
 EVENTS = 300  # the latest ones
+NOTHING = "–"
 GRAPH: Any = {
     "displaylogo": False,
     "responsive": True,
@@ -138,7 +139,7 @@ def config_view(runs: Runs, groups: Groups) -> Any:
 
 
 def _settings(run: History) -> dict[str, str]:
-    """The configuration and the versions of a run, in words."""
+    """The configuration and the versions of a run."""
     found = {key: _said(value) for key, value in history.flat(run.config).items()}
     path = run.folder / rundir.VERSIONS
     if path.is_file():
@@ -151,17 +152,12 @@ def _settings(run: History) -> dict[str, str]:
 
 
 def _said(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)
+    """As a configuration has it, to be copied from here."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _joined(values: Sequence[str | None]) -> str:
-    return ", ".join(dict.fromkeys("–" if value is None else value for value in values))
+    return ", ".join(dict.fromkeys(NOTHING if value is None else value for value in values))
 
 
 def damaged_lines(count: int) -> str:
@@ -324,9 +320,9 @@ def _health(run: History, record: Mapping[str, Any]) -> Any:
                         ]
                     ),
                     html.Td(state, className=f"status {kind}"),
-                    html.Td(f"{speed:,.0f}" if speed >= 100 else f"{speed:g}", className="number"),
-                    html.Td(f"{busy:.0%}", className="number"),
-                    html.Td("–" if lag is None else f"{lag:.2f}", className="number"),
+                    html.Td(NOTHING if speed is None else _rate(speed), className="number"),
+                    html.Td(NOTHING if busy is None else f"{busy:.0%}", className="number"),
+                    html.Td(NOTHING if lag is None else f"{lag:.2f}", className="number"),
                     html.Td(f"{restarts:,}", className="number"),
                 ]
             )
@@ -348,6 +344,10 @@ def _health(run: History, record: Mapping[str, Any]) -> Any:
         ),
         className="wide",
     )
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:g}"
 
 
 VIEWS = {

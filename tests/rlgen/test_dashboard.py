@@ -117,6 +117,37 @@ def test_what_is_no_run_is_named_and_why(tmp_path):
     assert "names no experiment" in runs.refused["none"]
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"env": "CartPole-v1"},
+        {"stop": [1]},
+        {"evaluations": ("high",)},
+        {"evaluations": (None, {})},
+    ],
+)
+def test_an_odd_run_leaves_the_others_be(tmp_path, odd):
+    write_run(tmp_path / "demo/a")
+    folder = write_run(tmp_path / "odd/b", **odd)
+    append(folder, {"kind": "train", "time": None, "seconds": "1", "env_steps": "many"})
+    with (folder / "metrics.jsonl").open() as file:  # which makes it a run in progress
+        fcntl.flock(file, fcntl.LOCK_EX)
+        runs = look(Runs(tmp_path))
+    assert "demo/a" in [row["id"] for row in runs.rows] and "Error" in runs.refused["odd/b"]
+    assert "demo/a" in str(client(runs).get("/_dash-layout").json)
+
+
+def test_experiments_are_told_apart_anew_only_where_there_is_a_new_run(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "demo/a", ended=False)
+    runs = look(Runs(tmp_path))
+    monkeypatch.setattr(reading.history, "experiments", None)
+    append(folder, train(9))
+    assert look(runs).rows[0]["steps"] == 900  # and nothing has asked for the experiments
+    monkeypatch.undo()
+    write_run(tmp_path / "other/b", name="other")
+    assert set(look(runs).experiments) == {"demo", "other"}
+
+
 def test_damaged_lines_are_left_out_counted_and_told(tmp_path):
     folder = write_run(tmp_path / "demo/a", evaluations=(1.0, 2.0))
     path = folder / "metrics.jsonl"
@@ -162,6 +193,32 @@ def test_curves_are_the_records(three):
     assert low["y"][-1] == pytest.approx(4 - 12.706, abs=1e-3)
 
 
+def test_counters_and_rates_are_not_what_one_sees_first(tmp_path):
+    folder = write_run(tmp_path / "demo/a")
+    append(folder, *[train(9 + i) | {"rows_learned": 64 * i, "restarts": 1} for i in (1, 2)])
+    groups = {"demo": [look(Runs(tmp_path)).history("demo/a")]}
+    figures = charts.figures_of(groups)
+    assert {"train/rows_learned", "train/env_steps_per_s"} < set(figures)
+    assert charts.first_choice(groups, figures) == [
+        "evaluation/mean", "train/episode_return", "train/loss",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("count", "room", "shape"),
+    [
+        (1, 3, (1, 1)),
+        (3, 3, (1, 3)),
+        (4, 3, (2, 2)),
+        (5, 3, (2, 3)),
+        (3, 1, (3, 1)),
+        (4, 1, (4, 1)),
+    ],
+)
+def test_charts_stand_side_by_side_where_there_is_room(count, room, shape):
+    assert charts.grid_shape(count, room) == shape
+
+
 def test_smoothing_shows_what_it_is_of(three):
     groups = {"demo": [three.history("demo/a-seed0")]}
     raw, smooth = charts.curves(groups, ["evaluation/mean"], "updates", True, [], 0.9)["data"]
@@ -198,6 +255,11 @@ def test_workers_are_drawn_one_by_one(tmp_path):
     ]
     said = str(views.workers_view(runs, {"demo": [history]}))
     assert "away" in said and "1.50" in said
+    append(folder, history.records[-1] | {"per_s": [None, 50.0], "busy": [None, 0.25]})
+    later = views.workers_view(
+        runs, {"demo": [runs.history("demo/a")]}
+    )  # one that is slow to begin
+    assert str(later).count(repr(views.NOTHING)) == 3
     old = look(Runs(write_run(tmp_path / "old/b")))
     without = views.workers_view(old, {"demo": [old.history("b")]})
     assert "without a record of each worker" in str(without)
@@ -214,8 +276,8 @@ def test_configurations_are_compared(three):
 # --- serving --------------------------------------------------------------------------------------
 
 
-def client(runs, token=None):
-    return server.make_app(runs, token, 8470, pytest.fail).test_client()
+def client(runs, token=None, host="127.0.0.1"):
+    return server.make_app(runs, token, host, 8470, pytest.fail).test_client()
 
 
 @pytest.fixture
@@ -269,6 +331,8 @@ def test_another_name_for_this_machine_is_refused(three):
         for path in ("/", "/_dash-layout"):
             answer = ours.get(path, headers={"Host": host})
             assert answer.status_code == 403 and b"--token auto" in answer.data
+    given = client(three, host="127.0.0.2")
+    assert given.get("/", headers={"Host": "127.0.0.2:8470"}).status_code == 200
     policy = ours.get("/").headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'self'")
 
@@ -426,8 +490,13 @@ def test_a_person_finds_and_compares_runs(tmp_path, browser):
         assert rows() == 3 and "3 runs · 2 experiments" in page.inner_text("header")
         assert "digits-vae" in page.inner_text("#legend")
 
-        # The run, by a link: the curve's points are those of metrics.jsonl.
+        # What it has chosen for this one gives way to what suits the next.
         run = one.relative_to(tmp_path).as_posix()
+        page.click(f"#runs .ag-row[row-id='{run}'] [col-id='task']")
+        until(lambda: [t["x"][-1] for t in lines()][:1] == [records[-1]["env_steps"]])
+        assert page.inner_text("#x").strip() == "environment steps" and "x=" not in page.url
+
+        # The run, by a link: the curve's points are those of metrics.jsonl.
         page.goto(f"{answer['url']}?run={run}&figure=evaluation/mean&x=updates&seeds=each")
         until(lambda: len(lines()) == 1 and lines()[0]["x"][-1] == scores[-1][0])
         (line,) = lines()
@@ -485,7 +554,8 @@ def test_the_picture_of_the_readme_is_of_what_make_train_leaves(tmp_path, browse
     (line,) = (line for line in page.evaluate(DRAWN) if line["yaxis"] == "y")
     records = (next(tmp_path.glob("a3c-cartpole/*")) / "metrics.jsonl").read_text().splitlines()
     scores = [r for r in map(json.loads, records) if r["kind"] == "evaluation"]
-    assert line["y"] == [r["mean"] for r in scores] and line["x"] == [r["env_steps"] for r in scores]
+    assert line["x"] == [record["env_steps"] for record in scores]
+    assert line["y"] == [record["mean"] for record in scores]
     with Image.open(picture) as image:
         assert image.size == (1440, 860)
         assert len(image.convert("RGB").getcolors(2**20)) > 50  # text and curves, not a blank page

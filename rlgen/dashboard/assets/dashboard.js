@@ -1,4 +1,11 @@
 // What the page does without asking the server.
+const columns = () => Math.min(3, Math.max(1, Math.floor(window.innerWidth / 360)));
+let fitting = columns();
+window.addEventListener("resize", () => {
+  if (columns() === fitting) return;
+  fitting = columns();
+  window.dash_clientside.set_props("columns", { data: fitting });
+});
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.rlgen = {
   // The selections of both tables, as ids. A table that has not reported yet keeps what it had.
@@ -42,16 +49,19 @@ window.dash_clientside.rlgen = {
     const wanted = { ...options, quickFilterText: text || "" };
     return [wanted, wanted];
   },
-  // The address always says what is seen, so that it can be sent to someone.
-  keep(chosen, view, list, figures, x, seeds, logs, smoothing, find) {
+  columns,
+  // The address always says what is seen, so that it can be sent to someone; figures that nobody
+  // chose are left to the page.
+  keep(chosen, view, list, figures, x, seeds, logs, smoothing, find, offered) {
     if (!chosen) return window.dash_clientside.no_update;
     const said = new URLSearchParams();
     chosen.runs.forEach((id) => said.append("run", id));
     chosen.experiments.forEach((name) => said.append("experiment", name));
     said.append("view", view);
     if (list === "experiments") said.append("list", list);
-    (figures || []).forEach((name) => said.append("figure", name));
-    if (x) said.append("x", x);
+    const own = JSON.stringify(figures) === JSON.stringify(offered.figures);
+    (own ? [] : figures || []).forEach((name) => said.append("figure", name));
+    if (x && x !== offered.x) said.append("x", x);
     if (seeds === "each") said.append("seeds", seeds);
     if (logs && logs.length) said.append("log", logs.join(""));
     if (smoothing) said.append("smoothing", smoothing);

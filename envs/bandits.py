@@ -26,7 +26,7 @@ _MOST_NAMED = 12  # arms with their pulls written below
 
 
 class BanditVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """``rlgen/GaussianBandit-v0`` and ``rlgen/BernoulliBandit-v0``, B rows.
+    """``rlgen/GaussianBandit-v0`` and ``rlgen/BernoulliBandit-v0``: B bandits of K arms.
 
     Gaussian: an arm's expected reward is drawn from N(``mean``, 1), and a reward from N(that, 1);
     the 10-armed test bed of Sutton and Barto, *Reinforcement learning* (2018), section 2.3.

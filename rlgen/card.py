@@ -72,6 +72,8 @@ def render(run: Run, file: str, shape: tuple[int, ...]) -> str:
             about=outline.describe(target), file=file, kind=file.partition(".")[2],
             what=Path(file).stem, shape=shape, shared=shared,
             network=run.algorithm.on_tensors, agent=experiment.data is None,
+            observed=experiment.env and experiment.env.observed,
+            stacked=experiment.env.frame_stack if experiment.env else 1,
             dtype=_dtype(run), row=run.algorithm.problem.data_shape,
             results=results, seed=experiment.seed,
             clocks={k: summary[k] for k in COUNTED if summary.get(k)},

@@ -10,6 +10,8 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -355,27 +357,48 @@ def record(
 
 
 @app.command("list")
-def list_(as_json: AsJson = False, debug: Debug = False) -> None:
+def list_(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[WORD ...]",
+            help="Only what has all these words; agents, configs ...: only these",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
     """List the agents, models, environments and ready configurations."""
     with replying(as_json, debug) as answer:
         from rlgen import registry
         from rlgen.config import comment, config_names, sweep_names
         from rlgen.outline import describe
 
-        answer |= {
+        listed = {
             "agents": {name: describe(registry.AGENTS[name]) for name in registry.AGENTS},
             "models": {name: describe(registry.MODELS[name]) for name in registry.MODELS},
             "environments": _environments(),
             "configs": {name: comment(name) for name in config_names()},
             "sweeps": {name: comment(name) for name in sweep_names()},
         }
-        for heading in ("agents", "models", "configs", "sweeps"):
-            print(heading)
+        wanted = {word.casefold() for word in words or ()}
+        headings = wanted & listed.keys() or listed.keys()
+        for heading, lines in listed.items():
+            answer[heading] = {
+                name: text
+                for name, text in lines.items()
+                if heading in headings
+                and all(word in f"{name} {text}".casefold() for word in wanted - headings)
+            }
+        if not any(answer[heading] for heading in listed):
+            raise ConfigError(f"list: nothing has {' and '.join(map(repr, words or ()))} in it")
+        for heading in listed:
+            if answer[heading]:
+                more = " (or any other Gymnasium id, also as package:Env-v0)"
+                print(heading + (more if heading == "environments" else ""))
             width = max(map(len, answer[heading]), default=0)
             for name, text in answer[heading].items():
                 print(f"  {name:{width}}  {text}")
-        print("environments (or any other Gymnasium id, also as package:Env-v0)")
-        print(f"  {'  '.join(answer['environments'])}")
 
 
 @app.command()
@@ -713,22 +736,29 @@ def _report(experiment: Experiment, summary: Summary) -> None:
     print(", ".join(f"{name} {value:.7g}" for name, value in summary["metrics"].items()))
     print("where the time went")
     console.print(time_table(summary))
-    print(f"bottleneck: {summary['bottleneck']}")
-    if summary["bottleneck"] == "driver" and experiment.scheduler.backend == "ray":
+    driver = summary["bottleneck"] == "driver"
+    print(
+        f"bottleneck: {summary['bottleneck']}{', while no other role was busy' if driver else ''}"
+    )
+    if driver and experiment.scheduler.backend == "ray":
         print("  so small a problem is faster with scheduler.backend=inline")
     print(f"run: {run_dir}")
+    called = "rlgen"
+    if shutil.which(called) is None and Path(sys.argv[0]).name == called:  # as from `make train`
+        called = os.path.relpath(sys.argv[0])
     if summary["stop_reason"] == "interrupted":
-        print(f"resume with: rlgen resume {run_dir}")
+        print(f"resume with: {called} resume {run_dir}")
         return
-    print(f"next: rlgen eval {run_dir}")
-    print(f"      rlgen plot curves {run_dir} -o curves.png")
+    print(f"next: {called} eval {run_dir}")
+    print(f"      {called} plot curves {run_dir} -o curves.png")
     if experiment.data is not None:
         drawn = "" if is_text(experiment.data.name) else " -o samples.png"
-        print(f"      rlgen sample {run_dir}{drawn}")
+        print(f"      {called} sample {run_dir}{drawn}")
     else:
-        print(f"      rlgen play {run_dir} -o episode.gif")
+        print(f"      {called} play {run_dir} -o episode.gif")
+    print(f"      {called} dashboard {experiment.run.dir}")
     if summary["stop_reason"] in ("env_steps", "updates", "epochs", "seconds"):
-        print(f"      rlgen resume {run_dir} stop.{summary['stop_reason']}=...")
+        print(f"      {called} resume {run_dir} stop.{summary['stop_reason']}=...")
 
 
 def _trace(line: str) -> None:
@@ -743,8 +773,8 @@ def _warn(message: str) -> None:
 # --- listing ------------------------------------------------------------------------------------
 
 
-def _environments() -> list[str]:
-    """Our own environments and Gymnasium's that can be made here, each in its newest version."""
+def _environments() -> dict[str, str]:
+    """What can be made here, each in its newest version: ours by what they are, others by whose."""
     import gymnasium as gym
 
     import rlgen.envs  # noqa: F401  (registers ours)
@@ -754,8 +784,20 @@ def _environments() -> list[str]:
         key = (spec.namespace, spec.name)
         if key not in newest or (spec.version or 0) > (newest[key].version or 0):
             newest[key] = spec
-    ids = [spec.id for spec in newest.values() if _installed(spec)]
-    return sorted(ids, key=lambda id_: (not id_.startswith("rlgen/"), id_))
+    found = [spec for spec in newest.values() if _installed(spec)]
+    found.sort(key=lambda spec: (spec.namespace != "rlgen", spec.id))
+    return {spec.id: _described(spec) for spec in found}
+
+
+def _described(spec: EnvSpec) -> str:
+    from rlgen.outline import describe
+
+    entry = str(spec.entry_point or spec.vector_entry_point)
+    if spec.namespace == "rlgen":
+        text = describe(entry).rpartition("``: ")[2]
+        return text[:1].upper() + text[1:]
+    package, *folders = entry.partition(":")[0].split(".")
+    return f"Gymnasium, {folders[1].replace('_', ' ')}" if package == "gymnasium" else package
 
 
 def _installed(spec: EnvSpec) -> bool:

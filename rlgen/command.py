@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -107,7 +108,7 @@ def _fail(answer: dict[str, Any], message: str, status: int, debug: bool) -> int
 
 
 def check_output(output: Path, *endings: str) -> None:
-    """Refuse a file to write whose name has another ending, or whose folder is not there.
+    """Refuse a file to write whose name has another ending, or that cannot be written.
 
     Raises:
         ConfigError: says what was expected.
@@ -117,3 +118,7 @@ def check_output(output: Path, *endings: str) -> None:
         raise ConfigError(f"-o: expected a name that ends in {expected}, got {str(output)!r}")
     if not output.parent.is_dir():
         raise ConfigError(f"-o: there is no folder {str(output.parent)!r}")
+    if output.is_dir():
+        raise ConfigError(f"-o: {str(output)!r} is a folder; give the name of a file")
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise ConfigError(f"-o: {str(output)!r} may not be written; give another place")

@@ -48,9 +48,9 @@ def overrides(ctx: typer.Context, incomplete: str) -> Found:
             plain = read_config(config)
         else:
             plain = yaml.safe_load((Path(str(run)) / "config.yaml").read_text())
-    except (RlgenError, OSError, yaml.YAMLError):
+    except (RlgenError, OSError, ValueError, yaml.YAMLError):
         plain = {}
-    settings = dict(_settings(plain, resumed=not config))
+    settings = dict(_settings(plain if isinstance(plain, dict) else {}, resumed=not config))
     before, key, given = "", "", ctx.params.get("overrides") or []
     if given and "=" not in given[-1]:  # bash takes key=value for three words
         key, value = given[-1], incomplete

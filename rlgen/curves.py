@@ -67,15 +67,17 @@ def draw_curves(axes: Any, named: Named, figure: str, x: str) -> None:
         x: one of `UNITS`.
 
     Raises:
-        ConfigError: runs that did not record the figure.
+        ConfigError: runs that did not record the figure, or do not count the clock.
     """
     targets: dict[float, str] = {}
     for index, (name, runs) in enumerate(named.items()):
         colour, count = COLOURS[index % len(COLOURS)], len(runs)
         curves = [run.curve(figure, x) for run in runs]
         for run, (ticks, _) in zip(runs, curves, strict=True):
+            known = run.figures()
+            if figure in known and not ticks.any():
+                raise ConfigError(f"--x: {run.folder} counts no {x}; it counts {run.clock}")
             if not len(ticks):
-                known = run.figures()
                 hint = did_you_mean(figure, known) if known else "; nothing is recorded yet"
                 raise ConfigError(f"--figure: {run.folder} has no {figure!r} over {x}{hint}")
         ticks, values = history.join(curves)

@@ -210,7 +210,10 @@ def time_left(progress: Progress) -> str:
     """The time to the nearest budget, at the rate so far."""
     if progress.seconds_left is None:
         return "time left unknown"
-    return f"{timedelta(seconds=round(progress.seconds_left))} left"
+    try:
+        return f"{timedelta(seconds=round(progress.seconds_left))} left"
+    except OverflowError:  # a budget that stands for none at all, such as 10**18 steps
+        return "time left unknown"
 
 
 def figures(latest: Mapping[str, Any]) -> list[str]:

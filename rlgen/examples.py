@@ -55,7 +55,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         f"rlgen export {RUN} -o exported --format onnx --push USER/REPO",
     ),
     "new": ("rlgen new agent my_agent", "rlgen new env my_world -o worlds"),
-    "list": ("rlgen list", "rlgen list --json"),
+    "list": ("rlgen list", "rlgen list configs cartpole", "rlgen list --json"),
     "show": ("rlgen show dqn-cartpole seed=3",),
     "schema": ("rlgen schema -o rlgen.schema.json",),
     "doctor": ("rlgen doctor --ray",),

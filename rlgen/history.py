@@ -21,6 +21,7 @@ import scipy.special  # scipy.stats takes seconds to import
 from rlgen import rundir, storage
 from rlgen.counters import CLOCKS as CLOCKS
 from rlgen.errors import ConfigError, did_you_mean
+from rlgen.sinks import COUNTERS
 from rlgen.tracking import METRICS
 
 RUNNING, ENDED, INTERRUPTED, BROKEN = "running", "ended", "interrupted", "broken off"
@@ -103,13 +104,18 @@ class History:
         return None
 
     def figures(self) -> list[str]:
-        """The names ``kind/figure`` of every number recorded, evaluations first."""
+        """The names ``kind/figure`` of what is worth a curve, evaluations first.
+
+        Left out are the clocks, the counters of evaluations (they are those of training again) and
+        counters that have stayed 0; `curve` has them all.
+        """
         found: dict[str, None] = {}
-        for kind in ("evaluation", "train"):
+        for kind, known in (("evaluation", COUNTERS), ("train", CLOCKS)):
             for record in self.of(kind):
                 for name, value in record.items():
                     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-                    if number and name != "time" and name not in CLOCKS:
+                    worth = value or name not in COUNTERS
+                    if number and worth and name not in ("time", *known):
                         found.setdefault(f"{kind}/{name}")
         return list(found)
 
@@ -198,14 +204,14 @@ def read(folder: Path) -> History:
     return history
 
 
-def read_all(places: Iterable[str | Path]) -> list[History]:
-    """The histories of runs, each once.
+def find_all(places: Iterable[str | Path]) -> list[Path]:
+    """The folders of runs, each once.
 
     Args:
         places: runs (also URIs), folders of runs, or names of experiments in ``runs/``.
 
     Raises:
-        ConfigError: there are no runs.
+        ConfigError: there are no runs at one of them.
     """
     folders: dict[Path, None] = {}
     for place in places:
@@ -215,12 +221,19 @@ def read_all(places: Iterable[str | Path]) -> list[History]:
             path = Path(place) if Path(place).exists() else RUNS / place
         found = find(path)
         if not found:
-            known = sorted(p.name for p in RUNS.glob("*") if p.is_dir())
-            hint = did_you_mean(str(place), known) if known else ""
             what = "it holds no run" if path.exists() else "there is no such folder or experiment"
-            raise ConfigError(f"{str(place)!r}: {what}{hint}")
+            known = [p.name for p in RUNS.glob("*") if p.is_dir()]
+            raise ConfigError(
+                f"{str(place)!r}: {what}; give runs (runs/NAME/RUN), folders of runs, or "
+                f"experiments in {RUNS}/{did_you_mean(str(place), known)}"
+            )
         folders |= dict.fromkeys(found)
-    return [read(folder) for folder in folders]
+    return list(folders)
+
+
+def read_all(places: Iterable[str | Path]) -> list[History]:
+    """The histories of the runs that `find_all` finds."""
+    return [read(folder) for folder in find_all(places)]
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -234,11 +247,10 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The keys whose values differ, with both values; None where a key is missing."""
-    one, other = flat(first), flat(second)
-    keys = dict.fromkeys([*one, *other])
-    return [(k, one.get(k), other.get(k)) for k in keys if one.get(k) != other.get(k)]
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in all of some `flat` configurations."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [key for key in keys if any(c.get(key) != configs[0].get(key) for c in configs)]
 
 
 def experiments(
@@ -278,13 +290,7 @@ def _name(
     config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]], left_out: Sequence[str]
 ) -> str:
     own, others = flat(config), [flat(other) for other in alike]
-    keys = dict.fromkeys(key for other in others for key in other)
-    apart = [
-        key
-        for key in keys
-        if not _is_of(key, left_out)
-        and any(other.get(key) != others[0].get(key) for other in others)
-    ]
+    apart = [key for key in differing(others) if not _is_of(key, left_out)]
     # A key that only some have is another rlgen's, which says little.
     common = [key for key in apart if all(key in other for other in others)] or apart
     told = [f"{key.rpartition('.')[2]}={own[key]}" for key in common if key in own]

@@ -94,15 +94,18 @@ def _resolve(module: str, name: str) -> str:
 
 @functools.cache
 def _parsed(module: str) -> tuple[ast.Module, list[str]] | None:
-    """The syntax tree and the lines of a module; None where there is none."""
+    """The syntax tree and the lines of a module; None where there is none that can be read."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
-    text = Path(spec.origin).read_text(encoding="utf-8")
-    return ast.parse(text), text.splitlines()
+    try:
+        text = Path(spec.origin).read_text(encoding="utf-8")
+        return ast.parse(text), text.splitlines()
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def _classes(tree: ast.Module) -> dict[str, ast.ClassDef]:

@@ -18,6 +18,7 @@ from rlgen.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     import numpy as np
 
+    from rlgen.algorithm import Algorithm
     from rlgen.api import Run
 
 plot = typer.Typer(no_args_is_help=True, help="Draw figures of runs, and those of the book.")
@@ -156,31 +157,23 @@ def reconstructions(
     """Draw rows of data, and below them what a model makes of them (samples: 'rlgen sample')."""
     with replying(as_json, debug) as answer:
         check_output(output, *ENDINGS)
-        check_split(split)
-        loaded = _load_model(run, "reconstructions")
-        model = loaded.algorithm
-        if not model.has("reconstruct"):
-            raise ConfigError(
-                f"reconstructions: {run} trained {loaded.experiment.algorithm}, which makes none; "
-                "see 'rlgen sample'"
-            )
+        lacks = "makes none; see 'rlgen sample'"
+        model, columns = _model_and_rows(run, "reconstructions", "reconstruct", lacks, split, rows)
         import torch
 
         from rlgen import figures
-        from rlgen.batch import to_tensors
         from rlgen.generative import pictures
 
-        if not pictures.drawable(model.problem.data_shape):
+        x, shape = columns["x"], model.problem.data_shape
+        if not pictures.drawable(shape):
             raise ConfigError(
-                f"reconstructions: the rows of {run} are of shape {model.problem.data_shape}, "
-                "neither images nor points"
+                f"reconstructions: the rows of {run} are of shape {shape}, neither images nor "
+                "points"
             )
-        x = to_tensors(_rows(loaded, split, rows))["x"]
         torch.manual_seed(0)
         with torch.no_grad():
-            made = model.reconstruct(x).numpy()
-        shape = model.problem.data_shape
-        error = figures.save_reconstructions(output, x.numpy(), made, shape)
+            made = model.reconstruct(torch.from_numpy(x)).numpy()
+        error = figures.save_reconstructions(output, x, made, shape)
         answer |= {"run_dir": str(run), "file": str(output), "split": split, "rows": len(x)}
         answer["mean_squared_error"] = error
         print(f"{len(x)} {split} rows and their reconstructions in {output}")
@@ -198,21 +191,15 @@ def latent(
     """Draw a model's codes by their labels and, of two values, what they decode to (fig 13.5)."""
     with replying(as_json, debug) as answer:
         check_output(output, *ENDINGS)
-        check_split(split)
-        loaded = _load_model(run, "latent")
-        model = loaded.algorithm
-        if not model.has("encode"):
-            name = loaded.experiment.algorithm
-            raise ConfigError(f"latent: {run} trained {name}, which has no codes of rows")
+        lacks = "has no codes of rows"
+        model, columns = _model_and_rows(run, "latent", "encode", lacks, split, rows)
         import torch
 
         from rlgen import figures
-        from rlgen.batch import to_tensors
         from rlgen.generative import pictures
 
-        columns = _rows(loaded, split, rows)
         with torch.no_grad():
-            codes = model.encode(to_tensors(columns)["x"]).numpy()
+            codes = model.encode(torch.from_numpy(columns["x"])).numpy()
             if codes.shape[1] < 2:
                 raise ConfigError(f"latent: the codes of {run} are of one value, a plane needs two")
             manifold, shape = None, model.problem.data_shape
@@ -228,12 +215,6 @@ def latent(
         count = len(codes)
         answer |= {"run_dir": str(run), "file": str(output), "split": split, "rows": count}
         print(f"codes of {count:,} {split} rows in {output}")
-
-
-def check_split(split: str) -> None:
-    """Refuse what is no split of a data set."""
-    if split not in SPLITS:
-        raise ConfigError(f"--split: there is no {split!r}{did_you_mean(split, SPLITS)}")
 
 
 def _load_model(run: str, command: str) -> Run:
@@ -253,8 +234,22 @@ def _load_model(run: str, command: str) -> Run:
     return loaded
 
 
-def _rows(loaded: Run, split: str, most: int) -> dict[str, np.ndarray]:
-    """At most so many rows of a split, evenly spaced: it may be sorted by where they come from."""
+def _model_and_rows(
+    run: str, command: str, method: str, lacks: str, split: str, most: int
+) -> tuple[Algorithm, dict[str, np.ndarray]]:
+    """A run's model, and at most so many rows of a split of its data.
+
+    The rows are evenly spaced, for a split may be sorted by where they come from.
+
+    Raises:
+        ConfigError: there is no such split, or the model lacks the method.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"--split: there is no {split!r}{did_you_mean(split, SPLITS)}")
+    loaded = _load_model(run, command)
+    if not loaded.algorithm.has(method):
+        name = loaded.experiment.algorithm
+        raise ConfigError(f"{command}: {run} trained {name}, which {lacks}")
     import numpy as np
 
     from rlgen.generative import data
@@ -263,7 +258,7 @@ def _rows(loaded: Run, split: str, most: int) -> dict[str, np.ndarray]:
     dataset = data.load(loaded.experiment.data, loaded.experiment.seed)
     count = dataset.count(split)
     chosen = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
-    return dataset.columns(split, chosen)
+    return loaded.algorithm, dataset.columns(split, chosen)
 
 
 @plot.command()

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from rlgen.command import AsJson, Debug, check_output, replying
-from rlgen.errors import CheckpointError, ConfigError, RlgenError
+from rlgen.errors import ConfigError, RlgenError
 
 TOGETHER = 8  # experiments in one figure or table
 VIDEOS = 3  # of an experiment: its first, a middle and its last one
@@ -27,7 +27,9 @@ FILMED = 500  # most steps of an episode that is played for the report
 def report(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUNS ...", help="Runs, or folders with runs in them; also URIs"),
+        typer.Argument(
+            metavar="RUNS ...", help="Runs, folders of runs, experiments in runs/; also URIs"
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The HTML file to write")],
     title: Annotated[str | None, typer.Option(help="Of the page; the experiments' names")] = None,
@@ -43,39 +45,18 @@ def report(
         from rlgen import history
         from rlgen.display import number, plural
 
-        folders = find_runs(runs)
-        histories = [history.read(folder) for folder in folders]
+        histories = history.read_all(runs)
         page, notes = write_page(histories, title, play)
         try:
             output.write_text(page, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"-o: cannot write {str(output)!r}: {error.strerror}") from error
-        answer |= {"file": str(output), "runs": list(map(str, folders)), "notes": notes}
+        folders = [str(run.folder) for run in histories]
+        answer |= {"file": str(output), "runs": folders, "notes": notes}
         count = len(histories)
         print(f"{count} {plural('run', count)} in {output} ({number(len(page) // 1000)} kB)")
         for note in notes:
             print(f"  {note}")
-
-
-def find_runs(given: Sequence[str]) -> list[Path]:
-    """The folders of the runs that are given, or that lie in folders that are given.
-
-    Raises:
-        CheckpointError: something is no run, and has none in it.
-    """
-    from rlgen import history, storage
-
-    found: dict[Path, None] = {}
-    for name in given:
-        folder = storage.localized(name, print) if storage.is_uri(name) else Path(name)
-        inside = history.find(folder)
-        if not inside:
-            what = "has no runs in it" if folder.is_dir() else "is no folder"
-            raise CheckpointError(
-                f"{name!r} is not a run and {what}; give runs (runs/NAME/RUN), or a folder of them"
-            )
-        found |= dict.fromkeys(inside)
-    return list(found)
 
 
 def write_page(
@@ -256,6 +237,13 @@ def _events(runs: Sequence[Any]) -> list[str]:
     return told
 
 
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that make an experiment, flat."""
+    from rlgen import history
+
+    return history.flat({k: v for k, v in config.items() if k not in NOT_SETTINGS})
+
+
 def _command(config: dict[str, Any], seeds: Sequence[int]) -> tuple[str, str]:
     """The command that does it again, and the name of the file that it needs, if any."""
     from rlgen import history
@@ -263,13 +251,12 @@ def _command(config: dict[str, Any], seeds: Sequence[int]) -> tuple[str, str]:
 
     name, file, changes = config["name"], "", []
     if name in config_names():
-        ready = resolve_experiment(read_config(name)).dump()
-        ready = {key: value for key, value in ready.items() if key not in NOT_SETTINGS}
-        own = {key: value for key, value in config.items() if key not in NOT_SETTINGS}
+        ready = _settings(resolve_experiment(read_config(name)).dump())
+        own = _settings(config)
         changes = [
-            shlex.quote(f"{key}={json.dumps(new)}")
-            for key, _, new in history.difference(ready, own)
-            if key in history.flat(own)  # else of an rlgen that had no such setting
+            shlex.quote(f"{key}={json.dumps(own[key])}")
+            for key in history.differing([ready, own])
+            if key in own  # else of an rlgen that had no such setting
         ]
     else:
         file = f"{name}.yaml"
@@ -401,17 +388,12 @@ def _differences(named: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
     tables = []
     for task, group in _together(named):
-        flat = [
-            history.flat({k: v for k, v in runs[0].config.items() if k not in NOT_SETTINGS})
-            for runs in group.values()
-        ]
-        keys = dict.fromkeys(key for config in flat for key in config)
+        configs = [_settings(runs[0].config) for runs in group.values()]
         rows = [
-            (key, [json.dumps(config[key]) if key in config else "–" for config in flat])
-            for key in keys
-            if any(config.get(key) != flat[0].get(key) for config in flat)
+            (key, [json.dumps(config[key]) if key in config else "–" for config in configs])
+            for key in history.differing(configs)
         ]
-        shared = [row for row in rows if all(row[0] in config for config in flat)]
+        shared = [row for row in rows if all(row[0] in config for config in configs)]
         partial = [row for row in rows if row not in shared]
         if rows:
             tables.append(

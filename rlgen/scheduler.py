@@ -34,7 +34,6 @@ from rlgen.errors import (
     StoreFull,
     WorkerDied,
 )
-from rlgen.filming import Filming
 from rlgen.gallery import Gallery
 from rlgen.plan import connect, fill, make_plan
 from rlgen.problem import load_problem
@@ -151,9 +150,9 @@ class Scheduler:
                 self.warnings.append(f"resumed from {resume}")
             tracker = Tracker(self.run_dir, self.experiment, self.warn)
             self.record = tracker.record
-            told = self.run_dir, self.record, self.warn
-            self._filming = Filming(self.experiment, *told)
-            self._gallery = Gallery(self.experiment, self.problem.data_shape, *told)
+            self._gallery = Gallery(
+                self.experiment, self.problem.data_shape, self.run_dir, self.record, self.warn
+            )
             for message in self.warnings:
                 self.record("event", {"message": message})
             uploads = storage.mirror(self.run_dir, self.warn)
@@ -192,7 +191,6 @@ class Scheduler:
                     kept = checkpoint.latest(self.run_dir / rundir.CHECKPOINTS, self.warn)
                 self.crew.dismiss()
                 self._pending = None
-                self._filming.forget()
                 self._gallery.forget()
                 self.warn(f"going on from {kept or 'the start, for there is no checkpoint yet'}")
                 self._start(kept)
@@ -317,7 +315,8 @@ class Scheduler:
             self._launch_evaluation()
             self._collect(wait=True)
         if reason != "interrupted":
-            self._film(last=True)
+            counters = asdict(self.cycle.counters)
+            self._gallery.ask(self.crew, self.cycle.weights, counters, last=True)
         self._count_restarts()
         self._record()
         self._record_load()
@@ -468,8 +467,7 @@ class Scheduler:
 
     def _collect_or_launch(self, before: float) -> None:
         self._collect(wait=False)
-        self._filming.collect(self.backend, self.crew)
-        self._gallery.collect(self.backend, self.crew)
+        self._gallery.collect(self.crew)
         if self._due(self.experiment.evaluation.every, before) and self._reached is None:
             self._collect(wait=True)  # one at a time, so that which is first to pass is certain
             if self._reached is None:
@@ -478,18 +476,6 @@ class Scheduler:
     def _launch_evaluation(self) -> None:
         self._evaluated_version = self.cycle.version
         self._ask_evaluator(self.cycle.weights, replace(self.cycle.counters))
-        self._film()
-
-    def _film(self, last: bool = False) -> None:
-        """Have the present weights shown, if that is due; the last ones are waited for."""
-        self._filming.collect(self.backend, self.crew, wait=last)
-        self._filming.ask(self.backend, self.crew, self.cycle.weights, int(self.ticks()), last)
-        self._filming.collect(self.backend, self.crew, wait=last)
-        if last:
-            counters = asdict(self.cycle.counters)
-            self._gallery.collect(self.backend, self.crew, wait=True)
-            self._gallery.ask(self.backend, self.crew, self.cycle.weights, counters, last)
-            self._gallery.collect(self.backend, self.crew, wait=True)
 
     def _ask_evaluator(self, weights: Any, counters: Counters) -> None:
         """Begin the evaluation of some weights; the clock of their time seeds its episodes."""
@@ -515,9 +501,7 @@ class Scheduler:
         needed = self.experiment.stop.target_evaluations
         self._scores = [*self._scores, self.evaluation["mean"]][-needed:]
         self.record("evaluation", asdict(counters) | self.evaluation)
-        self._gallery.collect(self.backend, self.crew)
-        self._gallery.ask(self.backend, self.crew, weights, asdict(counters))
-        self._gallery.collect(self.backend, self.crew)
+        self._gallery.ask(self.crew, weights, asdict(counters))
         if self._target_met():
             self._reached = weights
 

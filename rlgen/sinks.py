@@ -151,9 +151,12 @@ def _flat(prefix: str, values: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str,
 
 
 def medium(record: Record, folder: Path) -> tuple[str, Path] | None:
-    """What to call the file of a record that has one, and where it is."""
+    """What to call the file of a record that has one in the run's folder, and where it is."""
+    if record["kind"] not in MEDIA:
+        return None
     path = folder / str(record.get("file"))
-    if record["kind"] not in MEDIA or not path.is_file():
+    # A run may be somebody else's: no file of this machine goes to a service because it names it.
+    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
         return None
     return f"{record['kind']}s/{record.get('name', 'episode')}", path
 
@@ -208,8 +211,9 @@ class WandB(Sink):
                 advice = f"after 'wandb login', 'rlgen sync {about.folder} --to wandb' uploads it"
                 say(f"wandb: there is no API key, so the run is kept offline; {advice}")
         if about.replay and mode == "offline":
-            for earlier in (about.folder / "wandb").glob(f"offline-run-*-{about.id}"):
-                shutil.rmtree(earlier)
+            for earlier in (about.folder / "wandb").glob("offline-run-*"):
+                if earlier.name.endswith(f"-{about.id}"):
+                    shutil.rmtree(earlier)
         self._run = wandb.init(
             project=about.project,
             id=about.id,
@@ -369,7 +373,14 @@ class Trackio(Sink):
 
 
 def _forget(trackio: Any, about: About) -> None:
-    """Take a run that is replayed out of trackio's database."""
+    """Take a run that is replayed out of trackio's database.
+
+    Raises:
+        ConfigError: its names lead elsewhere, as a path would: a run may be somebody else's.
+    """
+    for name in (about.project, about.name):
+        if not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise ConfigError(f"trackio: {name!r} is no name, but a path; change it in config.yaml")
     with contextlib.suppress(ValueError):  # there is no such project
         for run in trackio.Api().runs(about.project):
             if run.name == about.name:

@@ -60,6 +60,8 @@ def sync(folder: Path, to: str, say: Callable[[str], None]) -> Synced:
     if not run.records:
         raise ConfigError(f"{folder}: this run has recorded nothing")
     mode = os.environ.get("WANDB_MODE", "online")
+    if to == "wandb" and mode not in ("online", "offline"):
+        raise ConfigError(f"WANDB_MODE: expected online or offline, got {mode!r}; unset it")
     records = [*run.records, *_unrecorded(run)]
     try:
         about = sinks.about(folder, run.config, run.clock, replay=True)
@@ -107,7 +109,10 @@ def add_to(app: typer.Typer) -> None:
     @app.command("sync")
     def sync_(
         runs: Annotated[
-            list[str], typer.Argument(metavar="RUN ...", help="Runs, or folders of runs")
+            list[str],
+            typer.Argument(
+                metavar="RUN ...", help="Runs, folders of runs, experiments in runs/; also URIs"
+            ),
         ],
         to: Annotated[str, typer.Option(help=f"{', '.join(SINKS[:-1])} or {SINKS[-1]}")],
         as_json: AsJson = False,
@@ -117,14 +122,11 @@ def add_to(app: typer.Typer) -> None:
         with replying(as_json, debug) as answer:
             import dataclasses
 
-            from rlgen import history, storage
+            from rlgen import history
             from rlgen.api import warn
             from rlgen.display import plural
 
-            folders = []
-            for given in runs:
-                root = storage.localized(given, warn)
-                folders += (history.find(root) if root.is_dir() else []) or [root]
+            folders = history.find_all(runs)
             answer |= {"synced": {}, "failed": {}}
             for folder in folders:
                 try:

@@ -6,31 +6,38 @@ import contextlib
 import fcntl
 import functools
 import json
+import os
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from rlgen import sinks
 from rlgen.config import Experiment
+from rlgen.errors import ConfigError
 
 METRICS = "metrics.jsonl"
 WAITING = 10_000  # records that a slow sink may be behind
+LOCK_ATTEMPTS = 50  # a hundredth of a second apart
 FINISH_S = 60.0  # for a sink to send what is left when the run has ended
 
 
 class Tracker:
-    """Appends one JSON line per record, flushed at once, so that a kill loses nothing."""
+    """Appends one JSON line per record, flushed at once, so that a kill loses nothing.
+
+    Raises:
+        ConfigError: another process writes this run.
+    """
 
     def __init__(self, run_dir: Path, experiment: Experiment, warn: Callable[[str], None]) -> None:
         # Unbuffered: a line that the disk has no room for is left out, and does not wait.
-        self._file = (run_dir / METRICS).open("ab", buffering=0)
-        with contextlib.suppress(OSError):  # so that others see that the run goes on
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._torn = False  # the last line of the file has no end
+        self._file = (run_dir / METRICS).open("a+b", buffering=0)
+        _lock(self._file, run_dir)
+        self._torn = _is_torn(self._file)  # the last line of the file has no end
         self._full = False  # and the user knows
         self._warn = warn
         self._feeds: list[Feed] = []
@@ -80,6 +87,33 @@ class Tracker:
         for feed in self._feeds:
             while feed.messages:
                 self._warn(f"tracking.{feed.messages.popleft()}")
+
+
+def _lock(file: FileIO, run_dir: Path) -> None:
+    """Lock a run's records, so that others see that the run goes on.
+
+    Raises:
+        ConfigError: another process holds the lock.
+    """
+    for _ in range(LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # whoever looks whether it is locked holds it for a moment too
+            time.sleep(0.01)
+        except OSError:  # a file system without locks
+            return
+        else:
+            return
+    file.close()
+    raise ConfigError(f"{run_dir}: another process writes this run; wait for its end, or stop it")
+
+
+def _is_torn(file: FileIO) -> bool:
+    """Whether a file's last line was cut short: the disk was full, or the power went."""
+    if not file.seek(0, os.SEEK_END):
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
 
 
 class Feed:

@@ -346,6 +346,9 @@ def connect(app: Dash, runs: Runs, failed: Callable[[Exception], str] | None) ->
     """
     app.layout = lambda: layout(runs)
 
+    def instead(answer: Callable[[str], tuple[Any, ...]]) -> Callable[[Exception], Any] | None:
+        return None if failed is None else lambda error: answer(failed(error))
+
     @app.callback(
         Output("runs", "selectedRows"),
         Output("experiments", "selectedRows"),
@@ -445,7 +448,7 @@ def connect(app: Dash, runs: Runs, failed: Callable[[Exception], str] | None) ->
         Input("columns", "data"),
         State("offered", "data"),
         prevent_initial_call=True,
-        on_error=failed and (lambda error: (None, [failed(error)], *[no_update] * 5)),
+        on_error=instead(lambda said: (None, [said], *[no_update] * 5)),
     )
     def draw(
         chosen: Any,
@@ -492,7 +495,7 @@ def connect(app: Dash, runs: Runs, failed: Callable[[Exception], str] | None) ->
         Input("pulse", "data"),
         Input("tab", "value"),
         prevent_initial_call=True,
-        on_error=failed and (lambda error: (html.P(failed(error), className="notice"), no_update)),
+        on_error=instead(lambda said: (html.P(said, className="notice"), no_update)),
     )
     def show(chosen: Any, pulse: str, tab: str) -> tuple[Any, Any]:
         """The other views, and whose colours are whose."""

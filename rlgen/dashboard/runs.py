@@ -234,7 +234,8 @@ def _update(run: _Known, folder: Path) -> bool:
         (folder / name).stat().st_mtime_ns if (folder / name).is_dir() else 0
         for name in (rundir.PICTURES, "videos")
     ]
-    stamp = (*marks, *media, history.is_running(folder))
+    running = history.is_running(folder)
+    stamp = (*marks, *media, running)
     if stamp == run.stamp:
         return False
     if not run.stamp or stamp[0] != run.stamp[0]:
@@ -246,7 +247,7 @@ def _update(run: _Known, folder: Path) -> bool:
         _read_end(run, paths[1], size)
     if not run.started:
         run.started = _began(folder)
-    run.status = history.status_of(stamp[-1], run.summary)
+    run.status = history.status_of(running, run.summary)
     run.stamp = stamp
     return True
 

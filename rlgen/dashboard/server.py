@@ -122,16 +122,20 @@ def make_app(
     server = Flask("rlgen.dashboard", static_folder=None)
     told: set[str] = set()
 
-    def failed(error: BaseException | None) -> str:
+    def failed(error: BaseException) -> str:
         said = f"{type(error).__name__}: {error}"
-        if error is not None and said not in told:
+        if said not in told:
             told.add(said)
             warn(f"{said}; start it with --debug to see where")
         return f"This cannot be drawn: {said}"
 
+    def ended(error: BaseException | None) -> None:
+        if error is not None:
+            failed(error)
+
     if not debug:
         server.logger.disabled = True
-        server.teardown_request(failed)
+        server.teardown_request(ended)
     guard(server, token, host, port)
 
     @server.get("/files/<path:name>")

@@ -110,14 +110,36 @@ def test_list_names_what_there_is_with_a_line_each():
     assert set(listed) == {"agents", "models", "environments", "configs", "sweeps"}
     assert listed["agents"]["q-learning"].startswith("Q-learning:")
     assert {"vae", "rbm"} <= set(listed["models"])
-    for kind in ("agents", "models", "configs", "sweeps"):
+    for kind in listed:
         assert all(text and "missing" not in text for text in listed[kind].values()), kind
-    assert listed["environments"][0].startswith("rlgen/")
-    assert "rlgen/Cliff-v0" in listed["environments"]
-    assert "CartPole-v1" in listed["environments"]
+    assert listed["environments"]["rlgen/Cliff-v0"].startswith("The slippery cliff of the book")
+    assert listed["environments"]["CartPole-v1"] == "Gymnasium, classic control"
     assert "CartPole-v0" not in listed["environments"]  # an older version
     plain = rlgen("list").stdout
     assert all(name in plain for name in [*listed["configs"], *listed["environments"]])
+
+
+def test_what_is_next_can_be_typed_where_rlgen_is_not_on_the_path(tmp_path):
+    script = Path(sys.executable).with_name("rlgen")
+    done = subprocess.run(
+        [script, "train", *PLANNER, "--quiet"],
+        capture_output=True, text=True, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("next: "))
+    assert (tmp_path / line.split()[1]).resolve() == script.resolve()
+    assert f"{line.split()[1]} dashboard runs" in done.stdout
+
+
+def test_list_can_be_of_some():
+    found = answer("list", "configs", "CartPole", "ppo")
+    assert set(found.pop("configs")) == {"ppo-cartpole", "ppo-masked-cartpole"}
+    assert not any(found.values())
+    assert "agents" not in rlgen("list", "models", "restricted").stdout
+    assert {kind for kind, lines in answer("list", "frozen").items() if lines} == {
+        "agents", "environments", "configs",
+    }  # fmt: skip
+    none = rlgen("list", "xyz")
+    assert none.exit_code == 2 and "nothing has 'xyz' in it" in none.stderr
 
 
 def test_show_gives_every_default_and_the_plan():
@@ -424,6 +446,14 @@ def test_the_live_picture_has_the_latest_returns_and_evaluations_as_sparklines()
     assert "over 20 episodes  target 475  ▁▅██" in seen
     assert "2 of 3 workers  lag 1.25, at most 3" in seen
     assert "lag_mean" not in seen
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(32.4, "0:00:32 left"), (None, "time left unknown"), (1e18, "time left unknown")],
+)
+def test_the_time_left_is_told_where_it_is_known(seconds, said):
+    assert display.time_left(replace(PROGRESS, seconds_left=seconds)) == said
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,15 @@ def test_overrides(run):
     assert completed("resume", str(run), "hyper") == []  # it would be another experiment
 
 
+def test_files_with_mistakes_cost_only_their_own_completions(run, in_tmp, monkeypatch):
+    monkeypatch.syspath_prepend(str(in_tmp))
+    Path("half_written.py").write_text("class (:\n")
+    Path("mine.yaml").write_text("algorithm: half_written:Mine\n")
+    assert completed("train", "mine.yaml", "see") == ["seed="]
+    (run / "config.yaml").write_text("- no mapping\n")
+    assert completed("resume", str(run), "stop.env") == ["stop.env_steps="]
+
+
 @pytest.mark.parametrize(
     "words",
     [["scheduler.backend=r"], ["scheduler.backend", "=", "r"], ["seed=1", "scheduler.backend=r"]],

@@ -36,6 +36,15 @@ RUNS = {
         "ddpm-two-moons",
         {"stop.epochs": 1, "hyperparameters.steps": 20, "hyperparameters.sampling_steps": 4},
     ),
+    "seen in part": (
+        "dqn-cartpole",
+        {
+            "stop.env_steps": 200,
+            "evaluation.every": 0,
+            "env.observed": [0, 2],
+            "env.frame_stack": 3,
+        },
+    ),
     "memory": ("ppo-masked-cartpole", {"stop.env_steps": 200, "evaluation.every": 0}),
     "text": ("ngram-fables", {"stop.epochs": 1}),
 }
@@ -220,6 +229,20 @@ def test_the_card_says_what_how_and_how_well(run_of, tmp_path):
     assert f"| return | {last['mean']:.5g} |" in body
     assert f"torch {torch.__version__}" in body
     assert "env steps: " in body
+
+
+def test_the_card_says_which_observations_a_policy_takes(run_of, tmp_path):
+    for name in ("dqn", "seen in part"):
+        export.write(run_of(name), tmp_path / name, Format.torchscript)
+    whole, part = (
+        " ".join((tmp_path / name / export.CARD).read_text().split())
+        for name in ("dqn", "seen in part")
+    )
+    assert "`(n, 4)` of float32, as the environment gives them: normalisation" in whole
+    assert (
+        "`(n, 3, 2)` of float32, as the environment gives them, of which only the components 0, 2, "
+        "each the latest 3 of its episode, the oldest first: normalisation" in part
+    )
 
 
 def test_no_path_of_this_machine_is_given_away(run_of, tmp_path):

@@ -18,7 +18,7 @@ FLOORS = {
     "tracking sinks storage rundir history videos backends",
     2: "agents envs generative configs",
     3: "problem rollout sources learner peers evaluation assessment",
-    4: "plan crew cycle filming gallery scheduler",
+    4: "plan crew cycle gallery scheduler",
     5: "api cli command play report sync chaos jobs shipping deploy plots figures curves "
     "value_maps drawing display doctor results dashboard model_results sweeps sweeping "
     "new schema export card outline completion examples __init__ __main__",

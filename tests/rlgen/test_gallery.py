@@ -1,12 +1,17 @@
 """Pictures of a model over training: there when they should be, and nothing else changes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from experiments import train
+from experiments import TINY, train
 from PIL import Image
 
+from rlgen.config import resolve_experiment
 from rlgen.errors import ConfigError
+from rlgen.gallery import Gallery
 from rlgen.history import read
+from rlgen.videos import Video
 
 EVERY = {"evaluation.every": 1, "stop.epochs": 4}
 
@@ -58,3 +63,25 @@ def test_pictures_change_neither_weights_nor_evaluations(name, tmp_path):
 def test_an_agent_has_no_pictures(tmp_path):
     with pytest.raises(ConfigError, match=r"tracking\.pictures_every: q-learning has no use"):
         train("q-learning", tmp_path, {"tracking.pictures_every": 2})
+
+
+def test_however_slow_the_evaluator_is_what_is_due_is_made_once(tmp_path):
+    tracking = {"evaluation": {"every": 10}, "tracking": {"video_every": 1}}
+    experiment = resolve_experiment({"name": "x", **TINY["sarsa"], **tracking})
+    backend = SimpleNamespace(wait=lambda *_: [], call=lambda _, method, weights, ticks: ticks)
+    crew = SimpleNamespace(
+        backend=backend,
+        evaluator=None,
+        answer=lambda ticks, who: Video(f"{ticks}".encode(), "gif", [1.0], [2]),
+    )
+    told = []
+    gallery = Gallery(experiment, (), tmp_path, lambda *record: told.append(record), pytest.fail)
+    for ticks in (10, 20, 30):  # one is never ready until it is waited for
+        weights = object()
+        gallery.ask(crew, weights, {"env_steps": ticks})
+        gallery.collect(crew)
+    assert [values["env_steps"] for _, values in told] == [10, 20]
+    gallery.ask(crew, weights, {"env_steps": 35}, last=True)  # the final weights are those of 30
+    made = {path.name: path.read_bytes() for path in (tmp_path / "videos").iterdir()}
+    assert made == {f"{ticks:010d}.gif": f"{ticks}".encode() for ticks in (10, 20, 30)}
+    assert [values["file"] for _, values in told] == [f"videos/{name}" for name in sorted(made)]

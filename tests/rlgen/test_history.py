@@ -9,7 +9,7 @@ import scipy.stats
 from recorded import append, evaluation, train, write_run
 
 from rlgen import history
-from rlgen.errors import CheckpointError
+from rlgen.errors import CheckpointError, ConfigError
 
 
 def test_a_run_is_running_while_its_records_are_locked(tmp_path):
@@ -41,6 +41,33 @@ def test_only_what_is_new_is_read_and_damaged_lines_are_counted(tmp_path):
     assert run.curve("evaluation/mean", "updates")[0].tolist() == [20.0, 40.0]
 
 
+def test_figures_are_what_is_worth_a_curve(tmp_path):
+    folder = write_run(tmp_path / "run", evaluations=(1.0,), ended=False)
+    counted = {"rows_learned": 5, "dropped": 0, "restarts": 0, "not_finite": 0}
+    append(folder, train(3) | counted, evaluation(4, 2.0) | counted | {"min": 0.0})
+    known = ["evaluation/mean", "evaluation/min", "train/env_steps_per_s", "train/episode_return",
+             "train/loss", "train/rows_learned"]  # fmt: skip
+    run = history.read(folder)
+    assert run.figures() == known
+    assert run.curve("train/dropped")[1].tolist() == [0.0]  # where it is asked for
+    append(folder, train(5) | counted | {"dropped": 2})
+    run.refresh()
+    assert run.figures() == [*known, "train/dropped"]
+
+
+def test_what_is_no_run_is_refused_with_what_to_give(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs" / "demo" / "1")
+    (tmp_path / "empty").mkdir()
+    assert [run.name for run in history.read_all(["demo", "runs", "runs/demo/1"])] == ["demo/1"]
+    expected = r"; give runs \(runs/NAME/RUN\), folders of runs, or experiments in runs/"
+    with pytest.raises(ConfigError, match=f"'empty': it holds no run{expected}"):
+        history.read_all(["empty"])
+    wrong = f"'dem': there is no such folder or experiment{expected}; did you mean 'demo'"
+    with pytest.raises(ConfigError, match=wrong):
+        history.read_all(["demo", "dem"])
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"is not a run: it has no config\.yaml"):
         history.read(tmp_path)
@@ -64,8 +91,9 @@ def test_seeds_are_one_experiment_and_other_settings_another(tmp_path):
         "demo (gamma=0.5)": 1,
         "demo (gamma=0.9)": 2,
     }
-    far, near, _ = (history.read(folder).config for folder in history.find(tmp_path))
-    assert history.difference(near, far) == [("hyperparameters.gamma", 0.9, 0.5)]
+    far, near, again = (history.flat(run.config) for run in history.read_all([tmp_path]))
+    assert history.differing([near, far]) == ["hyperparameters.gamma"]
+    assert history.differing([near, again]) == ["seed"]
 
 
 def test_a_band_is_the_mean_with_the_interval_of_students_t():

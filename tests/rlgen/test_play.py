@@ -291,6 +291,19 @@ def test_what_is_no_video_is_refused(cliff, arguments, message):
     assert message in result.stderr
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_played(
+    cliff, tmp_path, monkeypatch
+):
+    (tmp_path / "taken.gif").mkdir()
+    result = command(cliff.dir, "-o", tmp_path / "taken.gif")
+    assert result.exit_code == 2
+    assert "taken.gif' is a folder; give the name of a file" in result.stderr
+    monkeypatch.setattr("os.access", lambda *_: False)  # else root may write anywhere
+    result = command(cliff.dir, "-o", tmp_path / "x.gif")
+    assert result.exit_code == 2
+    assert "x.gif' may not be written; give another place" in result.stderr
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     result = command(tmp_path, "-o", tmp_path / "x.gif")
     assert result.exit_code == 2

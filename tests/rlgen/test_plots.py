@@ -41,13 +41,13 @@ def written(folder, name="cartpole", seed=0, evaluations=(), trains=(), **config
     plain |= {"scheduler": {"workers": 1}, "env": {"id": "CartPole-v1", "kwargs": {}}} | config
     (path / "config.yaml").write_text(yaml.safe_dump(plain))
     (path / "versions.json").write_text("{}")
-    lines = [
-        {"kind": "train", "env_steps": x, "seconds": x / 100, "env_steps_per_s": 1.0, **values}
-        for x, values in trains
-    ]
+
+    def clocks(x):
+        return {"env_steps": x, "seconds": x / 100, "epochs": 0.0}
+
+    lines = [{"kind": "train", **clocks(x), "env_steps_per_s": 1.0, **v} for x, v in trains]
     lines += [
-        {"kind": "evaluation", "metric": "return", "env_steps": x, "seconds": x / 100, "mean": y}
-        for x, y in evaluations
+        {"kind": "evaluation", "metric": "return", **clocks(x), "mean": y} for x, y in evaluations
     ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
@@ -133,6 +133,7 @@ def test_bad_curves_are_refused(seeds, tmp_path, monkeypatch):
             "--figure", "train/lss", *out)  # fmt: skip
     refused("--x: there is no clock 'steps'; did you mean 'env_steps'?", "curves", seeds,
             "--x", "steps", *out)  # fmt: skip
+    refused("counts no epochs; it counts env_steps", "curves", seeds, "--x", "epochs", *out)
     refused("-o: expected a name that ends in .png or .svg", "curves", seeds, "-o", "x.jpg")
     epochs = written(seeds, "model")
     record = {"kind": "train", "epochs": 1.0, "epochs_per_s": 1.0}

@@ -221,8 +221,11 @@ def test_a_run_that_has_recorded_nothing_does_not_spoil_the_others(runs, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing", "-o", "r.html"], "'nothing' is not a run and is no folder"),
-        (["empty", "-o", "r.html"], "'empty' is not a run and has no runs in it; give runs"),
+        (
+            ["nothing", "-o", "r.html"],
+            "'nothing': there is no such folder or experiment; give runs",
+        ),
+        (["empty", "-o", "r.html"], "'empty': it holds no run; give runs (runs/NAME/RUN)"),
         (["empty", "-o", "r.pdf"], "-o: expected a name that ends in .html or .htm, got 'r.pdf'"),
         (["empty", "-o", "no/r.html"], "-o: there is no folder 'no'"),
     ],

@@ -55,12 +55,6 @@ def recorded(run, kind, name, step):
     return [(count, float(np.float32(value))) for count, value in values]
 
 
-def figures(run):
-    """Those that are no counters, which are among the figures of training."""
-    counted = {f"evaluation/{name}" for name in sinks.COUNTERS}
-    return [figure for figure in run.figures() if figure not in counted]
-
-
 def summary_of_wandb(folder):
     done = subprocess.run(
         [WANDB, "leet", "inspect", "--summary", "--json", folder],
@@ -78,12 +72,12 @@ def rows_of_trackio(folder, name):
 def check_everywhere(folder, run, trackio):
     """All three sinks have every record of the run once."""
     found, texts, _ = scalars(folder)
-    for figure in figures(run):
+    for figure in run.figures():
         assert found[figure] == recorded(run, *figure.split("/", 1), step_of(run))
     assert "config" in texts
     (offline,) = (folder / "wandb").glob("offline-run-*")
     seen = summary_of_wandb(offline)
-    for figure in figures(run):
+    for figure in run.figures():
         assert seen["summary"][figure] == pytest.approx(run.latest(figure), rel=1e-12)
     rows = rows_of_trackio(trackio, run.name)
     trained = [(step, values) for step, values in rows if "train/cycles" in values]
@@ -98,8 +92,8 @@ def step_of(run):
 def test_tensorboard_reads_what_a_run_wrote(tmp_path):
     run = history.read(train("q-learning", tmp_path, OFTEN | {"tracking.tensorboard": True}).dir)
     found, texts, _ = scalars(run.folder)
-    assert len(figures(run)) > 8 and len(run.of("train")) > 20
-    for figure in figures(run):
+    assert len(run.figures()) > 8 and len(run.of("train")) > 20
+    for figure in run.figures():
         assert found[figure] == recorded(run, *figure.split("/", 1), "env_steps")
     assert found["workers/per_s/1"][-1][1] == np.float32(run.of("workers")[-1]["per_s"][1])
     assert texts == {"config", "summary"}
@@ -109,7 +103,7 @@ def test_wandb_reads_what_a_run_wrote_offline(tmp_path):
     run = history.read(train("q-learning", tmp_path, OFTEN | {"tracking.wandb": "offline"}).dir)
     (offline,) = (run.folder / "wandb").glob("offline-run-*")
     seen = summary_of_wandb(offline)
-    for figure in figures(run):
+    for figure in run.figures():
         assert seen["summary"][figure] == pytest.approx(run.latest(figure), rel=1e-12)
     assert seen["summary"]["stop_reason"] == "env_steps"
     assert seen["config"]["env"]["id"] == "rlgen/Cliff-v0"
@@ -123,7 +117,7 @@ def test_a_second_sync_replaces_the_first(folder):
         done = sync(folder, "tensorboard", pytest.fail)
         assert (done.records, done.files, done.skipped) == (len(run.records), 4, 0)
     found, _, images = scalars(folder)
-    for figure in figures(run):
+    for figure in run.figures():
         assert found[figure] == recorded(run, *figure.split("/", 1), "updates")
     for name in ("samples", "reconstructions"):
         files = sorted((folder / "pictures").glob(f"{name}-*.png"))
@@ -153,6 +147,26 @@ def test_pictures_of_older_runs_have_no_records_and_come_along(folder):
     _, _, images = scalars(folder)
     (last,) = [image.step for image in images["pictures/samples"]]
     assert last == history.read(folder).summary["updates"]
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_only_files_of_the_run_are_sent(absolute, folder, tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"of this machine")
+    link = folder / "pictures" / "link.png"
+    link.symlink_to(secret)
+    with (folder / "metrics.jsonl").open("a") as file:
+        for named in (secret if absolute else "../../secret.png", "pictures/link.png"):
+            record = {"kind": "picture", "time": 0.0, "name": "mine", "file": str(named)}
+            file.write(json.dumps(record) + "\n")
+    assert sync(folder, "tensorboard", pytest.fail).files == 4
+    assert "pictures/mine" not in scalars(folder)[2]
+
+
+def test_a_service_that_is_switched_off_is_one_message(folder, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with pytest.raises(ConfigError, match="WANDB_MODE: expected online or offline, got 'disabled'"):
+        sync(folder, "wandb", pytest.fail)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +203,20 @@ def test_trackio_elsewhere_is_refused(folder, monkeypatch):
     with pytest.raises(ConfigError, match="synced to the local database only") as refused:
         sync(folder, "trackio", pytest.fail)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_run_that_is_named_as_a_path_takes_nothing_away(absolute, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("trackio.utils.MEDIA_DIR", tmp_path / "trackio" / "media")
+    precious = tmp_path / "work" / folder.name / "thesis.txt"
+    precious.parent.mkdir(parents=True)
+    precious.touch()
+    path = folder / "config.yaml"
+    name = tmp_path / "work" if absolute else "../../../work"
+    path.write_text(path.read_text().replace("name: vae\n", f"name: {name}\n", 1))
+    with pytest.raises(ConfigError, match="is no name, but a path; change it in config.yaml"):
+        sync(folder, "trackio", pytest.fail)
+    assert precious.is_file()
 
 
 def test_a_sink_that_fails_is_one_message(folder):

@@ -1,5 +1,6 @@
 """The truth is on disk line by line; a sink gets the same records and never stops a run."""
 
+import fcntl
 import json
 import socket
 import sys
@@ -10,7 +11,8 @@ import types
 import pytest
 from experiments import train
 
-from rlgen import sinks, tracking
+from rlgen import history, sinks, tracking
+from rlgen.config import read_config, resolve_experiment
 from rlgen.errors import ConfigError
 
 
@@ -93,6 +95,42 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
     assert all(json.loads(line)["time"] > 0 for line in lines)
     file.write_text("\n".join([*lines, lines[-1][:20]]))
     assert len(tracking.read_metrics(run.dir)) == len(lines)
+
+
+@pytest.fixture
+def tracker(tmp_path):
+    """Begins to record a run in one and the same folder."""
+    experiment = resolve_experiment(read_config("value-iteration-cliff"))
+    return lambda: tracking.Tracker(tmp_path, experiment, print)
+
+
+def test_a_run_that_goes_on_after_a_line_cut_short_loses_no_other_line(tracker, tmp_path):
+    (tmp_path / tracking.METRICS).write_text('{"kind": "train", "number": 0}\n{"kind": "tr')
+    resumed = tracker()
+    for number in (1, 2):
+        resumed.record("train", {"number": number})
+    resumed.close(None)
+    assert [record["number"] for record in tracking.read_metrics(tmp_path)] == [0, 1, 2]
+
+
+def test_a_look_at_the_moment_a_run_begins_does_not_hide_that_it_goes_on(
+    tracker, tmp_path, monkeypatch
+):
+    looking = (tmp_path / tracking.METRICS).open("w")
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr(tracking.time, "sleep", lambda _: looking.close())
+    running = tracker()
+    assert history.is_running(tmp_path)
+    running.close(None)
+    assert not history.is_running(tmp_path)
+
+
+def test_a_second_writer_of_one_run_is_refused(tracker, tmp_path):
+    first = tracker()
+    with pytest.raises(ConfigError, match="another process writes this run; wait for its end"):
+        tracker()
+    first.close(None)
+    tracker().close(None)
 
 
 @pytest.mark.parametrize("moment", ["init", "finish"])

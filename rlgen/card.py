@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ def render(run: Run, file: str, shape: tuple[int, ...]) -> str:
         shape: of one input of an exported function, or of a table.
     """
     experiment, summary = run.experiment, run.summary
-    versions = json.loads((run.dir / rundir.VERSIONS).read_text())
+    versions = rundir.read_versions(run.dir)
     task = experiment.env.id if experiment.env else getattr(experiment.data, "name", "")
     task = Path(task).name if Path(task).is_absolute() else task
     results = figures(run)
@@ -104,12 +104,14 @@ def figures(run: Run) -> list[tuple[str, float, float | None, float | None, str]
             found.append((name, mean, mean - half, mean + half, f"{count} {what} of this run"))
         else:
             found.append((name, mean, None, None, f"1 of its {what}"))
-    try:
-        beside = history.experiments(history.read_all([run.dir.parent])).values()
-    except RlgenError:
-        return found
-    same = next((g for g in beside if run.dir.name in [h.folder.name for h in g]), [])
-    scores = [h.latest("evaluation/mean") for h in same if h.status == history.ENDED]
+    beside = []
+    for path in sorted(run.dir.parent.glob(f"*/{rundir.CONFIG}")):
+        with contextlib.suppress(RlgenError):  # a damaged one
+            beside.append(history.read(path.parent))
+    groups = history.experiments(beside).values()
+    same = next((g for g in groups if run.dir.name in [h.folder.name for h in g]), [])
+    seeds = history.one_per_seed(same)
+    scores = [h.latest("evaluation/mean") for h in seeds if h.status == history.ENDED]
     values = np.array([score for score in scores if score is not None])
     if found and len(values) > 1:
         mean, low, high = (float(v) for v in history.band(values))

@@ -31,12 +31,16 @@ Named = Mapping[str, Sequence[History]]  # runs that differ in their seeds, by t
 def choose_figure(runs: Sequence[History]) -> str:
     """The figure that shows best how runs went: the score of the evaluations, as a rule.
 
-    Where they are fewer than `ENOUGH` or all the same, it is the first of `TRAINED` that changes.
+    Where they are fewer than `ENOUGH` or all the same, it is the first of `TRAINED` that changes,
+    or the first figure that all of the runs have.
     """
     if all(len(run.of("evaluation")) >= ENOUGH and _changes(run, SCORE) for run in runs):
         return SCORE
-    named = (f"train/{name}" for name in TRAINED)
-    return next((figure for figure in named if all(_changes(run, figure) for run in runs)), SCORE)
+    for figure in (f"train/{name}" for name in TRAINED):
+        if all(_changes(run, figure) for run in runs):
+            return figure
+    shared = [f for f in runs[0].figures() if all(f in run.figures() for run in runs)]
+    return next(iter(shared), SCORE)
 
 
 def _changes(run: History, figure: str) -> bool:
@@ -59,6 +63,7 @@ def draw_curves(axes: Any, named: Named, figure: str, x: str) -> None:
     """Draw a figure over a clock: the mean over the seeds of each experiment, and its 95 % band.
 
     A single experiment's seeds are drawn too, in grey; a run that has ended keeps its last value.
+    The axis is as high as the seeds are: an interval of few seeds may be far wider.
 
     Args:
         axes: matplotlib's.
@@ -70,6 +75,7 @@ def draw_curves(axes: Any, named: Named, figure: str, x: str) -> None:
         ConfigError: runs that did not record the figure, or do not count the clock.
     """
     targets: dict[float, str] = {}
+    reached: list[float] = []
     for index, (name, runs) in enumerate(named.items()):
         colour, count = COLOURS[index % len(COLOURS)], len(runs)
         curves = [run.curve(figure, x) for run in runs]
@@ -80,11 +86,13 @@ def draw_curves(axes: Any, named: Named, figure: str, x: str) -> None:
             if not len(ticks):
                 hint = did_you_mean(figure, known) if known else "; nothing is recorded yet"
                 raise ConfigError(f"--figure: {run.folder} has no {figure!r} over {x}{hint}")
-        ticks, values = history.join(curves)
+        ticks, values = history.join(curves, [run.status == history.ENDED for run in runs])
         mean, low, high = history.band(values)
+        reached += [float(np.nanmin(values)), float(np.nanmax(values))]
         label = name if count == 1 else f"{name} ({count} seeds)"
         if len(named) == 1 and count > 1:
-            axes.plot(ticks, values.T, color="0.6", linewidth=0.7)
+            lines = axes.plot(ticks, values.T, color="0.6", linewidth=0.7)
+            lines[0].set_label("each seed")
             label = f"mean of {count} seeds"
         axes.plot(ticks, mean, color=colour, linewidth=1.8, label=label)
         if count > 1:
@@ -98,17 +106,25 @@ def draw_curves(axes: Any, named: Named, figure: str, x: str) -> None:
         axes.axhline(target, color=colour, linestyle="--", linewidth=1, label=f"target {target:g}")
     if figure in LOGARITHMIC:
         axes.set_yscale("log")
+    elif max(reached) > min(reached):
+        room = 0.06 * (max([*reached, *targets]) - min([*reached, *targets]))
+        axes.set_ylim(min([*reached, *targets]) - room, max([*reached, *targets]) + room)
     finish(axes, UNITS[x], words(figure, [run for runs in named.values() for run in runs]))
 
 
 def finish(axes: Any, x: str, y: str) -> None:
     """Label the axes, with k and M for thousands and millions."""
-    from matplotlib.ticker import EngFormatter
-
     if axes.get_xscale() == "linear":
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(_short)
     axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.25)
+
+
+def _short(value: float, _: int | None = None) -> str:
+    for unit, sign in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:g}{sign}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
 
 
 def learning(named: Named, figure: str = "", x: str = "") -> Any:
@@ -136,8 +152,11 @@ def learning(named: Named, figure: str = "", x: str = "") -> Any:
     drawn, (axes,) = panels(1, 7.2, 4.2)
     draw_curves(axes, named, figure, x or next(iter(clocks)))
     axes.legend(loc="best", framealpha=0.85, fontsize=9)
+    texts = axes.legend_.get_texts()
     if len(named) == 1:
-        axes.set_title(next(iter(named)))
+        texts.append(axes.set_title(next(iter(named))))
+    for text in texts:
+        text.set_parse_math(False)  # a name may have a $ in it
     return drawn
 
 
@@ -167,8 +186,8 @@ def throughput(runs: Sequence[History]) -> tuple[Any, dict[str, dict[int, list[f
             f"the runs count {' and '.join(sorted(clocks))}, which no axis shows together"
             if len(clocks) > 1
             else "the runs of an experiment have to differ in scheduler.workers (found: "
-            f"{', '.join(map(str, counts)) or 'nothing recorded'}); train it with more, such as "
-            "scheduler.workers=2"
+            f"{', '.join(map(str, counts)) or 'nothing recorded'}); train it with others, such as "
+            f"scheduler.workers={1 if 1 not in counts else 2}"
         )
         raise ConfigError(f"throughput: {what}")
     figure, (axes,) = panels(1, 6.0, 4.2)
@@ -185,10 +204,7 @@ def throughput(runs: Sequence[History]) -> tuple[Any, dict[str, dict[int, list[f
     axes.set_xticks(counts)
     axes.set_ylim(bottom=0)
     finish(axes, "workers", f"{UNITS[clocks.pop()]} per second")
-    from matplotlib.ticker import EngFormatter, ScalarFormatter
-
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_formatter(_short)
     axes.legend()
     return figure, rates
 
@@ -252,7 +268,7 @@ def regret(named: Named) -> Any:
     for index, (name, runs) in enumerate(named.items()):
         colour = COLOURS[index % len(COLOURS)]
         curves = [(np.log(t), total) for t, total in map(cumulative_regret, runs)]
-        ticks, values = history.join(curves)
+        ticks, values = history.join(curves, [run.status == history.ENDED for run in runs])
         mean, low, high = history.band(values)
         seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
         if len(runs) > 1:

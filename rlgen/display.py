@@ -120,7 +120,8 @@ class Display:
             )
         lines = [*self._counters(progress), self._rate(progress)]
         styled = [(lines, ""), ([*self._workers(progress), *shares(progress.time_share)], "dim")]
-        shown = {k: v for k, v in progress.latest.items() if not k.startswith("lag_")}
+        # A list, for the run goes on meanwhile, and may come to know a figure more.
+        shown = {k: v for k, v in list(progress.latest.items()) if not k.startswith("lag_")}
         if len(self._returns) > 1:
             return_ = shown.pop("episode_return")
             line = f"return {sparkline(self._returns)} {number(return_)}"

@@ -7,10 +7,10 @@ costs only what was written since.
 from __future__ import annotations
 
 import fcntl
-import functools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,26 +20,29 @@ import scipy.special  # scipy.stats takes seconds to import
 
 from rlgen import rundir, storage
 from rlgen.counters import CLOCKS as CLOCKS
-from rlgen.errors import ConfigError, did_you_mean
+from rlgen.errors import CheckpointError, ConfigError, did_you_mean
 from rlgen.sinks import COUNTERS
 from rlgen.tracking import METRICS
 
 RUNNING, ENDED, INTERRUPTED, BROKEN = "running", "ended", "interrupted", "broken off"
 #: What may differ between two runs of one experiment.
 APART = ("seed", "run", "tracking", "checkpoint")
+COUNTED = ("env_steps", "epochs", "updates")  # the clocks that a run may have for its own
+PROGRESS = ("train", "evaluation")  # kinds of records of a run that goes on
 POINTS = 200  # of the grid on which curves are joined
 RUNS = Path("runs")  # where runs are by default
 NAMED = 3  # settings that set experiments of one name apart, in their names
 
 
-@dataclass
+@dataclass(eq=False)
 class History:
     """One run.
 
     Attributes:
         folder: its directory.
         config: as stored, plain.
-        records: of `METRICS`, oldest first.
+        records: of `METRICS`, oldest first; not those of what a run that went on from a checkpoint
+            has done again.
         skipped: lines that are damaged, and were left out.
     """
 
@@ -48,6 +51,7 @@ class History:
     records: list[dict[str, Any]] = field(default_factory=list)
     skipped: int = 0
     _read: int = 0  # bytes
+    _cycles: int = 0  # of the last record of training
 
     def refresh(self) -> bool:
         """Read what was written since; whether there was anything."""
@@ -56,7 +60,7 @@ class History:
             return False
         size = path.stat().st_size
         if size < self._read:  # replaced
-            self.records, self.skipped, self._read = [], 0, 0
+            self.records, self.skipped, self._read, self._cycles = [], 0, 0, 0
         if size == self._read:
             return False
         with path.open("rb") as file:
@@ -64,12 +68,15 @@ class History:
             content = file.read(size - self._read)
         whole = content.rfind(b"\n") + 1  # a last line without its end is being written
         for line in content[:whole].splitlines():
-            try:
-                record = json.loads(line)
-                record["kind"]
-            except (ValueError, TypeError, KeyError):
+            record = parse(line)
+            if record is None:
                 self.skipped += bool(line.strip())
                 continue
+            if record["kind"] == "train":
+                cycles = record.get("cycles", self._cycles)
+                if cycles < self._cycles:  # it went on from a checkpoint
+                    self.records = [r for r in self.records if not _undone(r, cycles)]
+                self._cycles = cycles
             self.records.append(record)
         self._read += whole
         return whole > 0
@@ -87,9 +94,9 @@ class History:
     @property
     def status(self) -> str:
         """`RUNNING`, `ENDED`, `INTERRUPTED` (it can go on) or `BROKEN` off (killed, or failed)."""
-        went_on = bool(self.of("summary")) and self.records[-1]["kind"] != "summary"
-        summary = {} if went_on else self.summary
-        return status_of(is_running(self.folder), summary)
+        kinds = [r["kind"] for r in self.records if r["kind"] in ("summary", *PROGRESS)]
+        went_on = "summary" in kinds and kinds[-1] != "summary"
+        return status_of(is_running(self.folder), {} if went_on else self.summary)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The records of one kind: ``train``, ``evaluation``, ``event``, ``workers``."""
@@ -134,20 +141,48 @@ class History:
             if isinstance(record.get(name), (int, float)) and x in record
         ]
         values = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-        # A run that went on from a checkpoint did some of its way again: the later time counts.
-        later = np.minimum.accumulate(values[::-1, 0])[::-1]
-        values = values[values[:, 0] <= later]
+        # Of two records at one tick (of a run that went on from there, or at its end) the later.
+        later = np.minimum.accumulate(np.append(values[1:, 0], np.inf)[::-1])[::-1]
+        values = values[values[:, 0] < later]
         return values[:, 0], values[:, 1]
 
-    @functools.cached_property
+    @property
     def clock(self) -> str:
         """What the run counts: ``env_steps``, ``epochs`` or ``updates``."""
-        for record in self.of("train"):  # also of runs whose configuration rlgen no longer reads
-            for name in ("env_steps", "epochs", "updates"):
-                if f"{name}_per_s" in record:
-                    return name
-        clock: str = rundir.read_experiment(self.folder).clock
-        return clock
+        return clock_of(self.config, next((r for r in self.records if r["kind"] == "train"), {}))
+
+
+def clock_of(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """What a run counts.
+
+    Args:
+        config: of the run.
+        record: one of its training; empty where there is none yet, so that it may be another clock.
+    """
+    for name in COUNTED:
+        if f"{name}_per_s" in record:
+            return name
+    if config.get("env"):
+        return "env_steps"
+    return "epochs" if config.get("data") else "updates"
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """A record from its line; None where it is damaged or not what rlgen writes."""
+    try:
+        record = json.loads(line)
+        kind = record["kind"]
+        figures = [record.get(name, 0) for name in ("time", *CLOCKS)]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    numbers = all(isinstance(value, (int, float)) for value in figures)
+    known = isinstance(kind, str) and (kind != "evaluation" or "metric" in record)
+    return record if numbers and known else None
+
+
+def _undone(record: Mapping[str, Any], cycles: int) -> bool:
+    """Whether a record is of what a run that now is at so many cycles has done again."""
+    return record["kind"] not in ("summary", "event") and record.get("cycles", 0) >= cycles
 
 
 def status_of(running: bool, summary: Mapping[str, Any]) -> str:
@@ -231,9 +266,29 @@ def find_all(places: Iterable[str | Path]) -> list[Path]:
     return list(folders)
 
 
-def read_all(places: Iterable[str | Path]) -> list[History]:
-    """The histories of the runs that `find_all` finds."""
-    return [read(folder) for folder in find_all(places)]
+def read_all(places: Iterable[str | Path], warn: Callable[[str], None]) -> list[History]:
+    """The histories of the runs that `find_all` finds.
+
+    Args:
+        places: as `find_all` has them.
+        warn: told of runs that cannot be read, and are left out.
+
+    Raises:
+        ConfigError: there are no runs at one of the places.
+        CheckpointError: none of them can be read.
+    """
+    found: list[History] = []
+    damaged: list[CheckpointError] = []
+    for folder in find_all(places):
+        try:
+            found.append(read(folder))
+        except CheckpointError as error:
+            damaged.append(error)
+    if not found:
+        raise damaged[0]
+    for error in damaged:
+        warn(f"left out: {error}")
+    return found
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -265,20 +320,44 @@ def experiments(
         apart: the settings that may differ, sections or dotted keys.
     """
     groups: dict[str, list[History]] = {}
+    settings: dict[str, dict[str, dict[str, Any]]] = {}  # of each group, by the experiment's name
     for history in histories:
-        settings = flat(history.config).items()
-        plain = {key: value for key, value in settings if not _is_of(key, apart)}
-        groups.setdefault(json.dumps(plain, sort_keys=True, default=str), []).append(history)
+        plain = {k: v for k, v in flat(history.config).items() if not _is_of(k, apart)}
+        key = json.dumps(plain, sort_keys=True, default=str)
+        groups.setdefault(key, []).append(history)
+        settings.setdefault(history.config["name"], {})[key] = plain
+    names: dict[str, str] = {}
+    for name, alike in settings.items():
+        keys = _telling(list(alike.values()))
+        names |= {key: _name(name, plain, keys) for key, plain in alike.items()}
     named: dict[str, list[History]] = {}
-    for runs in groups.values():
-        alike = [g for g in groups.values() if g[0].config["name"] == runs[0].config["name"]]
-        name = unique = _name(runs[0].config, [other[0].config for other in alike], apart)
-        count = 1
-        while unique in named:
-            count += 1
-            unique = f"{name} {count}"
-        named[unique] = runs
+    counts: Counter[str] = Counter()
+    for key, runs in groups.items():
+        counts[names[key]] += 1
+        count = counts[names[key]]
+        named[names[key] if count == 1 else f"{names[key]} {count}"] = runs
     return named
+
+
+def by_seed(
+    named: Mapping[str, Sequence[History]], warn: Callable[[str], None]
+) -> dict[str, list[History]]:
+    """`one_per_seed` of every experiment; runs that are left out are told of."""
+    chosen = {name: one_per_seed(runs) for name, runs in named.items()}
+    for name, runs in named.items():
+        if again := len(runs) - len(chosen[name]):
+            warn(f"{name}: of {len(runs)} runs {again} earlier ones of the same seeds are left out")
+    return chosen
+
+
+def one_per_seed(runs: Iterable[History]) -> list[History]:
+    """The latest run of each seed, one that has ended before one that has not, by seed.
+
+    For a seed that was run twice is still one seed.
+    """
+    latest = sorted(runs, key=lambda run: (run.status == ENDED, run.folder.name))
+    chosen = {run.config["seed"]: run for run in latest}
+    return [chosen[seed] for seed in sorted(chosen)]
 
 
 def _is_of(key: str, names: Sequence[str]) -> bool:
@@ -286,44 +365,54 @@ def _is_of(key: str, names: Sequence[str]) -> bool:
     return key in names or any(key.startswith(f"{name}.") for name in names)
 
 
-def _name(
-    config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]], left_out: Sequence[str]
-) -> str:
-    own, others = flat(config), [flat(other) for other in alike]
-    apart = [key for key in differing(others) if not _is_of(key, left_out)]
+def _telling(alike: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that tell experiments of one name apart."""
+    apart = differing(alike)
     # A key that only some have is another rlgen's, which says little.
-    common = [key for key in apart if all(key in other for other in others)] or apart
-    told = [f"{key.rpartition('.')[2]}={own[key]}" for key in common if key in own]
+    return [key for key in apart if all(key in plain for plain in alike)] or apart
+
+
+def _name(name: str, plain: Mapping[str, Any], keys: Sequence[str]) -> str:
+    told = [f"{key.rpartition('.')[2]}={plain[key]}" for key in keys if key in plain]
     said = " ".join(told[:NAMED] + ["..."] * (len(told) > NAMED))
-    return f"{config['name']} ({said})" if said else str(config["name"])
+    return f"{name} ({said})" if said else name
 
 
 def join(
-    curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int = POINTS
+    curves: Sequence[tuple[np.ndarray, np.ndarray]], ended: Sequence[bool], points: int = POINTS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Curves of several seeds on one grid, over what the longest covers.
 
-    A run that has ended keeps its last value: it may have ended because it reached its target.
+    Args:
+        curves: of the seeds; those without a point are left out.
+        ended: whether the run of each has. One that has keeps its last value, for it may have ended
+            because it reached its target; of another nothing is known from there on.
+        points: of the grid.
 
     Returns:
-        The grid ``(points,)`` and the curves ``(seeds, points)``.
+        The grid ``(points,)`` and the curves ``(seeds, points)``, NaN where they are not known.
     """
-    filled = [(x, y) for x, y in curves if len(x)]
+    filled = [(x, y, None if end else np.nan) for (x, y), end in zip(curves, ended, strict=True)
+              if len(x)]  # fmt: skip
     if not filled:
         return np.empty(0), np.empty((0, 0))
-    grid = np.linspace(max(x[0] for x, _ in filled), max(x[-1] for x, _ in filled), points)
-    return grid, np.stack([np.interp(grid, x, y) for x, y in filled])
+    grid = np.linspace(max(x[0] for x, *_ in filled), max(x[-1] for x, *_ in filled), points)
+    return grid, np.stack([np.interp(grid, x, y, right=right) for x, y, right in filled])
 
 
 def band(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mean over the first axis (seeds) with its interval, of Student's t distribution.
 
+    Args:
+        values: NaN where a seed has none; at least one has.
+        level: of the interval.
+
     Returns:
         Mean, low and high; all the same for one seed, of which no interval is known.
     """
-    mean = values.mean(axis=0)
-    if len(values) < 2:
-        return mean, mean, mean
-    error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
-    half = scipy.special.stdtrit(len(values) - 1, (1 + level) / 2) * error
+    count = np.sum(~np.isnan(values), axis=0)
+    mean = np.nanmean(values, axis=0)
+    several = np.maximum(count - 1, 1)
+    error = np.sqrt(np.nansum(np.square(values - mean), axis=0) / several / count)
+    half = scipy.special.stdtrit(several, (1 + level) / 2) * error
     return mean, mean - half, mean + half

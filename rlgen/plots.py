@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rlgen.algorithm import Algorithm
     from rlgen.api import Run
+    from rlgen.history import History
 
 plot = typer.Typer(no_args_is_help=True, help="Draw figures of runs, and those of the book.")
 
@@ -30,6 +31,19 @@ Runs = Annotated[
 ]
 SPLITS = ("train", "validation", "test")
 Split = Annotated[str, typer.Option(help="Of them: train, validation or test")]
+
+
+def _recorded(places: list[str]) -> list[History]:
+    """The runs at some places that have recorded anything; of the others the user is told."""
+    from rlgen import history
+    from rlgen.api import warn
+
+    found = history.read_all(places, warn)
+    told = [run for run in found if run.figures()]
+    for run in found:
+        if told and run not in told:
+            warn(f"left out: {run.folder} has recorded nothing yet")
+    return told or found
 
 
 @plot.command("curves")
@@ -50,10 +64,11 @@ def learning_curves(
         check_output(output, *ENDINGS)
         from rlgen import curves as drawing
         from rlgen import history
+        from rlgen.api import warn
 
         if x and x not in drawing.UNITS:
             raise ConfigError(f"--x: there is no clock {x!r}{did_you_mean(x, drawing.UNITS)}")
-        named = history.experiments(history.read_all(runs))
+        named = history.by_seed(history.experiments(_recorded(runs)), warn)
         figure = figure or drawing.choose_figure([run for group in named.values() for run in group])
         save(drawing.learning(named, figure, x), output)
         answer |= {"file": str(output), "figure": figure}
@@ -70,9 +85,9 @@ def throughput(runs: Runs, output: Picture, as_json: AsJson = False, debug: Debu
     """Draw the rate of runs over their numbers of workers, beside the ideal."""
     with replying(as_json, debug) as answer:
         check_output(output, *ENDINGS)
-        from rlgen import curves, history
+        from rlgen import curves
 
-        drawn, rates = curves.throughput(history.read_all(runs))
+        drawn, rates = curves.throughput(_recorded(runs))
         save(drawn, output)
         answer |= {"file": str(output), "rates": rates}
         for name, found in rates.items():
@@ -87,8 +102,9 @@ def regret(runs: Runs, output: Picture, as_json: AsJson = False, debug: Debug = 
     with replying(as_json, debug) as answer:
         check_output(output, *ENDINGS)
         from rlgen import curves, history
+        from rlgen.api import warn
 
-        named = history.experiments(history.read_all(runs))
+        named = history.by_seed(history.experiments(_recorded(runs)), warn)
         save(curves.regret(named), output)
         answer |= {"file": str(output), "regret": {}}
         for name, group in named.items():

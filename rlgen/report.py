@@ -43,9 +43,10 @@ def report(
     with replying(as_json, debug) as answer:
         check_output(output, ".html", ".htm")
         from rlgen import history
+        from rlgen.api import warn
         from rlgen.display import number, plural
 
-        histories = history.read_all(runs)
+        histories = history.read_all(runs, warn)
         page, notes = write_page(histories, title, play)
         try:
             output.write_text(page, encoding="utf-8")
@@ -95,7 +96,7 @@ def write_page(
         version=rlgen.__version__,
         notes=notes,
         experiments=experiments,
-        curves=_curves(named),
+        curves=_curves(named, notes),
         differences=_differences(named),
         versions=_versions(histories),
     )
@@ -141,7 +142,11 @@ def _experiment(
 
     runs = sorted(runs, key=lambda run: (run.config["seed"], run.folder.name))
     config = runs[0].config
-    scores = [score for run in runs if (score := run.latest("evaluation/mean")) is not None]
+    seeds = history.one_per_seed(runs)
+    if again := len(runs) - len(seeds):
+        left = f"{again} earlier ones of the same seeds are left out of the mean"
+        notes.append(f"{name}: of {len(runs)} runs {left}.")
+    scores = [score for run in seeds if (score := run.latest("evaluation/mean")) is not None]
     told = {"mean": "–", "interval": "–", "extremes": "–"}
     if scores:
         mean, low, high = (float(value) for value in history.band(np.array(scores)))
@@ -158,7 +163,7 @@ def _experiment(
         "algorithm": config["algorithm"],
         "task": _task(config),
         "about": _about(config),
-        "seeds": sorted({run.config["seed"] for run in runs}),
+        "seeds": [run.config["seed"] for run in seeds],
         "clock": _words(runs[0].clock),
         "used": f"{number(int(np.mean(ticks)))} {_unit(runs[0].clock)}" if ticks else "–",
         "metric": _metric(runs),
@@ -344,16 +349,16 @@ def _together(named: dict[str, list[Any]]) -> list[tuple[str, dict[str, list[Any
     return parts
 
 
-def _curves(named: dict[str, list[Any]]) -> list[dict[str, str]]:
+def _curves(named: dict[str, list[Any]], notes: list[str]) -> list[dict[str, str]]:
     """Learning curves over the clock and over the time, as pictures of lines."""
-    from rlgen import curves
+    from rlgen import curves, history
     from rlgen.drawing import panels
 
     drawn = []
     for task, group in _together(named):
         runs = [run for some in group.values() for run in some if run.figures()]
         told = {n: [run for run in some if run.figures()] for n, some in group.items()}
-        told = {name: some for name, some in told.items() if some}
+        told = {name: history.one_per_seed(some) for name, some in told.items() if some}
         if not told:
             continue
         figure = curves.choose_figure(runs)
@@ -361,7 +366,8 @@ def _curves(named: dict[str, list[Any]]) -> list[dict[str, str]]:
         try:
             for panel, x in zip(axes, (runs[0].clock, "seconds"), strict=True):
                 curves.draw_curves(panel, told, figure, x)
-        except ConfigError:  # a run that has not recorded this figure yet
+        except ConfigError as error:  # they have no figure in common
+            notes.append(f"{task}: no curves, for {error}")
             continue
         handles, labels = axes[0].get_legend_handles_labels()
         legend = picture.legend(
@@ -408,8 +414,6 @@ def _versions(histories: Sequence[Any]) -> list[tuple[str, str]]:
 
     found: dict[str, dict[str, None]] = {}
     for run in histories:
-        path = run.folder / rundir.VERSIONS
-        versions = json.loads(path.read_text()) if path.is_file() else {}
-        for package, version in versions.items():
-            found.setdefault(package, {})[str(version)] = None
+        for package, version in rundir.read_versions(run.folder).items():
+            found.setdefault(package, {})[version] = None
     return [(package, ", ".join(versions)) for package, versions in found.items()]

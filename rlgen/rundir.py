@@ -21,6 +21,7 @@ from rlgen.errors import CheckpointError, ConfigError
 CONFIG, VERSIONS, SUMMARY = "config.yaml", "versions.json", "summary.json"
 ID = "id"
 CHECKPOINTS, PICTURES, VIDEOS = "checkpoints", "pictures", "videos"
+SECTIONS = ("env", "data", "hyperparameters", "network", "scheduler", "evaluation", "tracking")
 PACKAGES = (
     "torch",
     "numpy",
@@ -91,13 +92,24 @@ def read_plain(run_dir: Path) -> dict[str, Any]:
     """The stored configuration of a run, as plain data.
 
     Raises:
-        CheckpointError: the directory is not a run.
+        CheckpointError: the directory is not a run, or its configuration is damaged.
     """
     path = run_dir / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{str(run_dir)!r} is not a run: it has no {CONFIG}")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is built
-    plain: dict[str, Any] = yaml.load(path.read_text(), loader)  # noqa: S506 (both are safe)
+    try:
+        plain: dict[str, Any] = yaml.load(path.read_text(), loader)  # noqa: S506 (both are safe)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(plain, dict):
+        raise CheckpointError(f"{path}: no configuration of a run: it has no keys")
+    kinds = {"name": str, "algorithm": str, "seed": int, "stop": dict}
+    kinds |= {section: dict for section in SECTIONS if plain.get(section) is not None}
+    for key, kind in kinds.items():
+        if not isinstance(plain.get(key), kind):
+            found = f"{key!r} is {plain[key]!r}" if key in plain else f"it has no {key!r}"
+            raise CheckpointError(f"{path}: no configuration of a run: {found}")
     return plain
 
 
@@ -140,10 +152,21 @@ def find(
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:
-    """The summary of a run, empty where it has not ended yet."""
-    path = run_dir / SUMMARY
-    summary: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return summary
+    """The summary of a run, empty where it has not ended yet or is damaged."""
+    return _read_json(run_dir / SUMMARY)
+
+
+def read_versions(run_dir: Path) -> dict[str, str]:
+    """`versions` as they were when the run began; empty where they are damaged."""
+    return {name: str(version) for name, version in _read_json(run_dir / VERSIONS).items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def versions() -> dict[str, str]:

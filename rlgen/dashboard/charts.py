@@ -149,6 +149,7 @@ def curves(
     """
     traces: list[Chart] = []
     titles, targets = [], []
+    reached: list[list[float]] = [[] for _ in figures]  # by runs that are drawn as a band
     for number, figure in enumerate(figures):
         axes = {"xaxis": _axis("x", number), "yaxis": _axis("y", number)}
         titles.append(label(figure, metric(groups)))
@@ -160,9 +161,16 @@ def curves(
                     traces += _line(name, run, xs, ys, index, weight, axes)
             elif lines:
                 traces += _band(name, lines, index, weight, axes)
+                reached[number] += [value for _, _, ys in lines for value in (ys.min(), ys.max())]
         goals = {_target(run) for runs in groups.values() for run in runs}
         targets.append(goals.pop() if len(goals) == 1 and figure == "evaluation/mean" else None)
-    return {"data": traces, "layout": _layout(titles, CLOCKS[x], targets, logs, weight, columns)}
+    layout = _layout(titles, CLOCKS[x], targets, logs, weight, columns)
+    for number, values in enumerate(reached):
+        # The interval of a few seeds may be far wider than what they reached.
+        if "y" not in logs and values and (room := 0.1 * (max(values) - min(values))):
+            bounds = {"clipmin": float(min(values) - room), "clipmax": float(max(values) + room)}
+            layout[_axis("y", number).replace("y", "yaxis")]["autorangeoptions"] = bounds
+    return {"data": traces, "layout": layout}
 
 
 def _line(
@@ -193,7 +201,10 @@ def _band(
     axes: Chart,
 ) -> list[Chart]:  # fmt: skip
     """The mean of several seeds, and around it Student's interval of 95 %."""
-    grid, values = history.join([(x, smooth(y, weight)) for _, x, y in lines])
+    folders = [run.folder for run in history.one_per_seed(run for run, *_ in lines)]
+    lines = [line for line in lines if line[0].folder in folders]
+    ended = [run.status == history.ENDED for run, *_ in lines]
+    grid, values = history.join([(x, smooth(y, weight)) for _, x, y in lines], ended)
     mean, low, high = history.band(values)
     base: Chart = {"type": "scatter", "x": grid.tolist(), **axes}
     shown = html.escape(name)

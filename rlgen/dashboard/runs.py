@@ -7,7 +7,6 @@ of the runs that are looked at.
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 import secrets
@@ -239,7 +238,7 @@ def _update(run: _Known, folder: Path) -> bool:
     if stamp == run.stamp:
         return False
     if not run.stamp or stamp[0] != run.stamp[0]:
-        run.config = _config(folder)
+        run.config = rundir.read_plain(folder)
     size = stats[1].st_size if stats[1] else 0
     if size < run.read:  # replaced
         run.read, run.started, run.train, run.evaluation, run.summary = 0, 0.0, {}, {}, {}
@@ -250,13 +249,6 @@ def _update(run: _Known, folder: Path) -> bool:
     run.status = history.status_of(running, run.summary)
     run.stamp = stamp
     return True
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    config = rundir.read_plain(folder)
-    if not isinstance(config, dict) or not {"name", "algorithm"} <= config.keys():
-        raise ValueError(f"{rundir.CONFIG} names no experiment")
-    return config
 
 
 def _read_end(run: _Known, path: Path, size: int) -> None:
@@ -272,7 +264,7 @@ def _read_end(run: _Known, path: Path, size: int) -> None:
             lines = content[:whole].splitlines()
             if start > begin and lines:
                 lines = lines[1:]  # which may have been cut
-            records = [record for line in lines if (record := _parsed(line))]
+            records = [record for line in lines if (record := history.parse(line))]
             kinds = {record["kind"] for record in records}
             enough = bool(kinds & {"evaluation", "summary"}) and bool(kinds & {"train", "summary"})
             if enough or start == begin or length >= LARGEST_TAIL:
@@ -281,18 +273,10 @@ def _read_end(run: _Known, path: Path, size: int) -> None:
     for record in records:
         if record["kind"] == "summary":
             run.summary = record
-        elif record["kind"] in ("train", "evaluation"):
+        elif record["kind"] in history.PROGRESS:
             setattr(run, record["kind"], record)
             run.summary = {}  # it went on
     run.read = start + whole
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-        return record if isinstance(record["kind"], str) else None
-    except (ValueError, TypeError, KeyError):
-        return None
 
 
 def _began(folder: Path) -> float:
@@ -301,28 +285,18 @@ def _began(folder: Path) -> float:
     if path.is_file():
         with path.open("rb") as file:
             for line in file.read(TAIL).splitlines():
-                record = _parsed(line) or {}
+                record = history.parse(line) or {}
                 if "time" in record and "seconds" in record:
                     return float(record["time"]) - float(record["seconds"])
     versions = folder / rundir.VERSIONS
     return (versions if versions.is_file() else folder / rundir.CONFIG).stat().st_mtime
 
 
-def clock(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """What a run counts, by its records or, while it has none, by its configuration."""
-    for name in UNITS:
-        if f"{name}_per_s" in record and record["kind"] != "summary":
-            return name
-    if config.get("env"):
-        return "env_steps"
-    return "epochs" if config.get("data") else "updates"
-
-
 def _row(id_: str, run: _Known) -> dict[str, Any]:
     """A run's line of the table, but for its experiment."""
     config = run.config
     last = run.summary or run.train or run.evaluation
-    unit = clock(config, run.train or run.evaluation)
+    unit = history.clock_of(config, run.train)
     steps = last.get(unit, 0)
     speed = _speed(last, unit)
     evaluation = run.summary.get("evaluation") or run.evaluation
@@ -367,7 +341,9 @@ def _progress(config: Mapping[str, Any], last: Mapping[str, Any]) -> float | Non
 def _summarise(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Runs of one experiment on one line."""
     first = max(rows, key=lambda row: row["started"])
-    results = np.array([row["result"] for row in rows if row["result"] is not None], np.float64)
+    late = sorted(rows, key=lambda row: (row["status"] == history.ENDED, row["started"]))
+    seeds = {row["seed"]: row["result"] for row in late}.values()  # as `history.one_per_seed` has
+    results = np.array([result for result in seeds if result is not None], np.float64)
     speeds = [row["speed"] for row in rows if row["speed"] is not None]
     result, shown = None, ""
     if len(results):

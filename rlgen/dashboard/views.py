@@ -141,14 +141,8 @@ def config_view(runs: Runs, groups: Groups) -> Any:
 def _settings(run: History) -> dict[str, str]:
     """The configuration and the versions of a run."""
     found = {key: _said(value) for key, value in history.flat(run.config).items()}
-    path = run.folder / rundir.VERSIONS
-    if path.is_file():
-        try:
-            versions = json.loads(path.read_text())
-            found |= {f"versions.{name}": _said(value) for name, value in versions.items()}
-        except (ValueError, AttributeError):
-            found["versions"] = "damaged"
-    return found
+    versions = rundir.read_versions(run.folder)
+    return found | {f"versions.{name}": version for name, version in versions.items()}
 
 
 def _said(value: Any) -> str:

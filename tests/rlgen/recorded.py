@@ -34,7 +34,13 @@ def write_run(folder, *, name="demo", seed=0, evaluations=(1.0, 2.0), ended=True
 
 
 def counters(tick):
-    return {"env_steps": 100 * tick, "updates": 10 * tick, "epochs": 0.0, "seconds": 0.5 * tick}
+    return {
+        "cycles": tick,
+        "env_steps": 100 * tick,
+        "updates": 10 * tick,
+        "epochs": 0.0,
+        "seconds": 0.5 * tick,
+    }
 
 
 def train(tick, seed=0):

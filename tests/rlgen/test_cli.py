@@ -448,6 +448,20 @@ def test_the_live_picture_has_the_latest_returns_and_evaluations_as_sparklines()
     assert "lag_mean" not in seen
 
 
+def test_the_live_picture_is_drawn_while_figures_come_in():
+    class First(str):
+        def startswith(self, prefix):
+            latest["second"] = 2.0
+            return False
+
+    latest = {First("first"): 1.0}
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    show = display.Display(load_experiment("impala-cartpole", []), console)
+    show(replace(PROGRESS, latest=latest))
+    console.print(show._picture())
+    assert "first 1" in console.file.getvalue() and len(latest) == 2
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(32.4, "0:00:32 left"), (None, "time left unknown"), (1e18, "time left unknown")],

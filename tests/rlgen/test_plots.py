@@ -67,7 +67,7 @@ def seeds(tmp_path):
 
 
 def test_curves_are_the_mean_of_the_seeds_and_its_t_interval(seeds):
-    named = history.experiments(history.read_all([seeds / "two"]))
+    named = history.experiments(history.read_all([seeds / "two"], pytest.fail))
     (axes,) = curves.learning(named).axes
     one, three, mean, target = axes.lines
     x = mean.get_xdata()
@@ -90,7 +90,7 @@ def test_curves_are_the_mean_of_the_seeds_and_its_t_interval(seeds):
 
 def test_several_experiments_lie_over_each_other(seeds):
     written(seeds, "other", 0, [(x, 5.0 + x) for x in range(0, 120, 20)])
-    (axes,) = curves.learning(history.experiments(history.read_all([seeds]))).axes
+    (axes,) = curves.learning(history.experiments(history.read_all([seeds], pytest.fail))).axes
     other, two, _ = axes.lines  # and the target; no single seeds
     np.testing.assert_allclose(other.get_ydata(), 5.0 + other.get_xdata())
     np.testing.assert_allclose(two.get_ydata(), 2 * two.get_xdata())
@@ -106,7 +106,7 @@ def test_a_figure_and_a_clock_can_be_chosen(seeds, tmp_path):
         assert found["figure"] == "train/loss" and len(found["experiments"]["two"]) == 2
     assert Image.open(tmp_path / "curves.png").size == (1080, 630)
     assert (tmp_path / "curves.svg").read_text().count("<svg ") == 1
-    named = history.experiments(history.read_all([seeds]))
+    named = history.experiments(history.read_all([seeds], pytest.fail))
     (axes,) = curves.learning(named, "train/loss", "seconds").axes
     assert axes.lines[-1].get_xdata()[[0, -1]].tolist() == [0.1, 0.5]
     assert axes.lines[-1].get_ydata()[-1] == pytest.approx(1 / 51)
@@ -153,7 +153,7 @@ def test_throughput_stands_over_the_workers_beside_the_ideal(tmp_path):
         for seed, rate in enumerate(rates):
             trains = [(1, {}), (1000, {"seconds": 1000 / rate})]
             written(tmp_path, "w", seed, trains=trains, scheduler={"workers": workers})
-    figure, rates = curves.throughput(history.read_all([tmp_path]))
+    figure, rates = curves.throughput(history.read_all([tmp_path], pytest.fail))
     assert rates == {"w": {1: pytest.approx([100.0, 120.0]), 2: [190.0], 4: [300.0]}}
     (axes,) = figure.axes
     drawn = axes.containers[0].lines[0]
@@ -166,7 +166,11 @@ def test_throughput_stands_over_the_workers_beside_the_ideal(tmp_path):
     assert axes.get_ylabel() == "environment steps per second"
     out = ("-o", tmp_path / "t.png")
     assert answer("throughput", tmp_path, *out)["rates"]["w"]["4"] == [300.0]
-    ones = [r for r in history.read_all([tmp_path]) if r.config["scheduler"]["workers"] == 1]
+    ones = [
+        r
+        for r in history.read_all([tmp_path], pytest.fail)
+        if r.config["scheduler"]["workers"] == 1
+    ]
     folders = [run.folder for run in ones]
     refused("differ in scheduler.workers (found: 1)", "throughput", *folders, *out)
 

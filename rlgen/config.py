@@ -281,7 +281,9 @@ class CheckpointConfig(Section):
 class TrackingConfig(Section):
     """``metrics.jsonl`` is always written; the others get the same records when asked."""
 
-    every_s: NotNegative = Field(0.2, description="least time between records")
+    every_s: NotNegative = Field(
+        0.2, description="least time between records, or a 5,000th of the run's so far; 0: none"
+    )
     wandb: Literal["off", "offline", "online"] = Field(
         "off", description="Weights & Biases; online without an API key is offline"
     )

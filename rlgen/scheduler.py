@@ -43,6 +43,7 @@ from rlgen.workload import Workload, bottleneck, time_share
 
 Summary = dict[str, Any]
 DISPLAY_EVERY_S = 0.1
+OFTEN = 5_000  # records in as long as a run has taken so far, at most
 LOAD_EVERY_S = 2.0  # least time between records of the workers, which grow with their number
 TRACED_CYCLE = 20  # by then everything is warm
 LEARNED = ("updates", "rows_learned")  # what learners did, as `Counters` has it
@@ -145,11 +146,11 @@ class Scheduler:
             )
             self._start(resume)
             self.run_dir = run_dir or rundir.create(self.experiment)
+            tracker = Tracker(self.run_dir, self.experiment, self.warn)
+            self.record = tracker.record
             if resume is not None:
                 rundir.write_config(self.run_dir, self.experiment)
                 self.warnings.append(f"resumed from {resume}")
-            tracker = Tracker(self.run_dir, self.experiment, self.warn)
-            self.record = tracker.record
             self._gallery = Gallery(
                 self.experiment, self.problem.data_shape, self.run_dir, self.record, self.warn
             )
@@ -318,8 +319,11 @@ class Scheduler:
             counters = asdict(self.cycle.counters)
             self._gallery.ask(self.crew, self.cycle.weights, counters, last=True)
         self._count_restarts()
-        self._record()
-        self._record_load()
+        if self.cycle.counters.cycles > self._window.first.cycles:
+            self._record()
+        assert self._load is not None
+        if self._load.any:
+            self._record_load()
         path = self._write_checkpoint()
         if reason != "interrupted":
             self._unless_full("pictures", self._gallery.finish)
@@ -384,7 +388,10 @@ class Scheduler:
         counters.not_finite += count
 
     def _record_if_due(self) -> None:
-        if time.monotonic() - self._window.began >= self.experiment.tracking.every_s:
+        every = self.experiment.tracking.every_s
+        if every:  # the longer a run, the longer between its records, or they would fill memories
+            every = max(every, self.cycle.counters.seconds / OFTEN)
+        if time.monotonic() - self._window.began >= every:
             self._record()
             assert self._load is not None
             if time.monotonic() - self._load.since >= LOAD_EVERY_S:

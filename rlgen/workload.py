@@ -49,6 +49,11 @@ class Workload:
             self._lags[worker].append(lag)
         self.seconds["learner"].update(report["seconds"])
 
+    @property
+    def any(self) -> bool:
+        """Whether a batch has come since the window began."""
+        return bool(self._done)
+
     def take(
         self, now: float, workers: int, restarts: Mapping[int, int], away: Iterable[int]
     ) -> dict[str, Any]:

@@ -83,7 +83,10 @@ def test_curves_are_the_mean_of_the_seeds_and_its_t_interval(seeds):
     assert ends[:, 1].min() == pytest.approx(100 - 12.7062 * 50, rel=1e-4)
     assert set(target.get_ydata()) == {40.0}
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["mean of 2 seeds", "95 % interval of the mean (Student's t)", "target 40"]
+    interval = "95 % interval of the mean (Student's t)"
+    assert labels == ["each seed", "mean of 2 seeds", interval, "target 40"]
+    low, high = axes.get_ylim()
+    assert -10 < low < 0 and 150 < high < 160  # as the seeds; the band is far wider
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("environment steps", "greedy return")
     assert axes.get_title() == "two"
 

@@ -1,8 +1,11 @@
 """What each worker did is measured over the time of its own batches."""
 
+import itertools
+
 import pytest
 from experiments import train
 
+from rlgen import scheduler
 from rlgen.config import resolve_experiment
 from rlgen.history import read
 from rlgen.workload import Workload, bottleneck
@@ -68,3 +71,24 @@ def test_a_run_says_what_its_workers_did(name, unit, tmp_path):
     assert sum(shares.values()) == pytest.approx(1, abs=0.01)
     assert record[run.clock] == run.summary[run.clock]
     assert set(run.summary["time_share"]) == {"worker", "learner"}
+
+
+@pytest.mark.parametrize("every_s", [0, 1000])
+def test_the_end_of_a_run_records_nothing_where_nothing_has_come_since(every_s, tmp_path):
+    trained = train("q-learning", tmp_path, {"tracking.every_s": every_s})
+    run = read(trained.dir)
+    records = run.of("train")
+    cycles = [record["cycles"] for record in records]
+    assert cycles == sorted(set(cycles)) and cycles[-1] == trained.summary["cycles"]
+    assert all(record["env_steps_per_s"] > 0 for record in records)
+    assert all(rate > 0 for record in run.of("workers") for rate in record["per_s"])
+    assert run.of("workers")
+
+
+def test_the_longer_a_run_the_longer_between_its_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "OFTEN", 1)  # so the times of records double
+    trained = train("q-learning", tmp_path, {"tracking.every_s": 1e-3})
+    run = read(trained.dir)
+    seconds = [record["seconds"] for record in run.of("train")][:-1]  # the last is the end's
+    assert all(later > 1.5 * sooner for sooner, later in itertools.pairwise(seconds))
+    assert trained.summary["cycles"] > 3 * len(seconds) > 0

@@ -22,7 +22,7 @@ Groups = Mapping[str, Sequence[History]]
 MOST = 1_000  # points of a line; beyond that the extremes of stretches stand for them
 COLUMNS = 3  # charts side by side on a wide page
 PANEL, GAP, TOP, FOOT = 250, 74, 34, 46  # pixels of a chart, and around it
-LATE = 5  # the rank of figures that are listed, but not drawn unless asked for
+LATE = 3  # from this rank on figures are listed, but not drawn unless asked for
 COUNTERS = {field.name for field in dataclasses.fields(Counters)}
 DASHES = ("solid", "dash", "dot", "dashdot")
 TARGET = "#8A8F98"
@@ -98,8 +98,8 @@ def _rank(figure: str) -> int:
         return 1
     kind, _, name = figure.partition("/")
     if name in COUNTERS or name.endswith("_per_s") or name == "episode_length":
-        return LATE
-    return 2 if kind == "train" else 3
+        return LATE + 1
+    return 2 if kind == "train" else LATE
 
 
 def first_choice(groups: Groups, figures: Sequence[str]) -> list[str]:
@@ -138,6 +138,8 @@ def curves(
 ) -> Chart:  # fmt: skip
     """Small multiples: a chart of every figure, in each a line of every experiment.
 
+    Of a figure of evaluations, which measure different things, there is a chart for each of them.
+
     Args:
         groups: the runs drawn, by experiment.
         figures: as `History.figures` names them.
@@ -149,11 +151,14 @@ def curves(
     """
     traces: list[Chart] = []
     titles, targets = [], []
-    reached: list[list[float]] = [[] for _ in figures]  # by runs that are drawn as a band
-    for number, figure in enumerate(figures):
+    indices = {name: index for index, name in enumerate(groups)}
+    panels = [(figure, alike) for figure in figures for alike in _measured_alike(groups, figure)]
+    reached: list[list[float]] = [[] for _ in panels]  # by runs that are drawn as a band
+    for number, (figure, alike) in enumerate(panels):
         axes = {"xaxis": _axis("x", number), "yaxis": _axis("y", number)}
-        titles.append(label(figure, metric(groups)))
-        for index, (name, runs) in enumerate(groups.items()):
+        titles.append(label(figure, metric(alike)))
+        for name, runs in alike.items():
+            index = indices[name]
             lines = [(run, *run.curve(figure, x)) for run in runs]
             lines = [line for line in lines if len(line[1])]
             if each or len(lines) == 1:
@@ -162,7 +167,7 @@ def curves(
             elif lines:
                 traces += _band(name, lines, index, weight, axes)
                 reached[number] += [value for _, _, ys in lines for value in (ys.min(), ys.max())]
-        goals = {_target(run) for runs in groups.values() for run in runs}
+        goals = {_target(run) for runs in alike.values() for run in runs}
         targets.append(goals.pop() if len(goals) == 1 and figure == "evaluation/mean" else None)
     layout = _layout(titles, CLOCKS[x], targets, logs, weight, columns)
     for number, values in enumerate(reached):
@@ -171,6 +176,16 @@ def curves(
             bounds = {"clipmin": float(min(values) - room), "clipmax": float(max(values) + room)}
             layout[_axis("y", number).replace("y", "yaxis")]["autorangeoptions"] = bounds
     return {"data": traces, "layout": layout}
+
+
+def _measured_alike(groups: Groups, figure: str) -> list[Groups]:
+    """The experiments whose figure can stand on one axis."""
+    if not figure.startswith("evaluation/"):
+        return [groups]
+    found: dict[str, dict[str, Sequence[History]]] = {}
+    for name, runs in groups.items():
+        found.setdefault(metric({name: runs}), {})[name] = runs
+    return list(found.values())
 
 
 def _line(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import secrets
+import socket
 import sys
 import threading
 from typing import Annotated
@@ -89,9 +90,9 @@ def dashboard(
 
 
 def _name(host: str) -> str:
-    """What a browser on this machine calls it."""
+    """What a browser calls it, on another machine where that can reach it."""
     if host in ("0.0.0.0", "::", ""):
-        return "localhost"
+        return socket.gethostname()
     return f"[{host}]" if ":" in host else host
 
 

@@ -69,20 +69,20 @@ def _number(field: str, heading: str, width: int, shown: str = "", **more: Any) 
 STATUS = {
     "field": "status_text",
     "headerName": "Status",
-    "width": 142,
+    "width": 124,
     "filter": "agTextColumnFilter",
     "cellClass": {"function": "'status ' + params.data.status.replace(' ', '-')"},
 }
 EXPERIMENT = _text("experiment", "Experiment", 250, flex=2, minWidth=170, tooltipField="experiment")
 SHARED = [
-    _number("steps", "Steps", 146, "steps_text"),
+    _number("steps", "Steps", 134, "steps_text"),
     _number("result", "Result", 116, "result_text", cellClass="ag-right-aligned-cell strong"),
     _text("metric", "Metric", 150, cellClass="soft", flex=1, minWidth=124, tooltipField="metric"),
-    _number("speed", "Speed", 140, "speed_text"),
+    _number("speed", "Speed", 132, "speed_text"),
     {
         "field": "started",
         "headerName": "Started",
-        "width": 148,
+        "width": 122,
         "type": "rightAligned",
         "valueFormatter": {"function": "params.data.started_text"},
         "filter": False,
@@ -299,7 +299,9 @@ def _notices(runs: Runs) -> list[Any]:
         html.Details(
             className="notice",
             children=[
-                html.Summary(f"{count} {'folder is' if count == 1 else 'folders are'} no runs"),
+                html.Summary(
+                    "1 folder is no run" if count == 1 else f"{count} folders are no runs"
+                ),
                 html.Ul(
                     [html.Li([html.Code(path), f": {why}"]) for path, why in runs.refused.items()]
                 ),

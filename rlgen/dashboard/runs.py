@@ -231,7 +231,7 @@ def _update(run: _Known, folder: Path) -> bool:
     marks = [(s.st_size, s.st_mtime_ns) if s else None for s in stats]
     media = [
         (folder / name).stat().st_mtime_ns if (folder / name).is_dir() else 0
-        for name in (rundir.PICTURES, "videos")
+        for name in (rundir.PICTURES, rundir.VIDEOS)
     ]
     running = history.is_running(folder)
     stamp = (*marks, *media, running)
@@ -244,6 +244,9 @@ def _update(run: _Known, folder: Path) -> bool:
         run.read, run.started, run.train, run.evaluation, run.summary = 0, 0.0, {}, {}, {}
     if size > run.read:
         _read_end(run, paths[1], size)
+    told = max(run.train.get("time", 0.0), run.evaluation.get("time", 0.0))
+    if not run.summary and stats[2] is not None and stats[2].st_mtime >= told:
+        run.summary = rundir.read_summary(folder)  # its record was cut short
     if not run.started:
         run.started = _began(folder)
     run.status = history.status_of(running, run.summary)
@@ -401,9 +404,10 @@ def number(value: float) -> str:
 
 def when(seconds: float) -> str:
     """A time as people write it, in the time zone of this machine."""
-    moment = datetime.fromtimestamp(seconds)
-    today = moment.date() == datetime.now().date()
-    return moment.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M")
+    moment, now = datetime.fromtimestamp(seconds), datetime.now()
+    if moment.date() == now.date():
+        return moment.strftime("%H:%M:%S")
+    return moment.strftime("%d %b %H:%M" if moment.year == now.year else "%Y-%m-%d")
 
 
 def _short(value: float) -> float:
@@ -434,9 +438,12 @@ def frames(folder: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def videos(folder: Path) -> list[tuple[str, str]]:
-    """The videos of a run: what each is called and its path below the run's folder."""
-    found = sorted(p for p in (folder / "videos").glob("*") if p.suffix in VIDEOS)
-    return [(path.stem, _below(path, folder)) for path in found]
+    """The videos of a run: when, or what, each is of, and its path below the run's folder."""
+    found = sorted(p for p in (folder / rundir.VIDEOS).glob("*") if p.suffix in VIDEOS)
+    return [
+        (f"at {int(path.stem):,}" if path.stem.isdecimal() else path.stem, _below(path, folder))
+        for path in found
+    ]
 
 
 def _below(path: Path, folder: Path) -> str:

@@ -108,7 +108,8 @@ def config_view(runs: Runs, groups: Groups) -> Any:
     columns = {run.name: [run] for run in chosen} if alone else dict(groups)
     told = {name: [_settings(run) for run in members] for name, members in columns.items()}
     found = dict.fromkeys(key for members in told.values() for one in members for key in one)
-    keys = sorted(found, key=lambda key: "." in key)  # sections after what stands alone
+    sections = ["", *dict.fromkeys(key.rpartition(".")[0] for key in found)]
+    keys = sorted(found, key=lambda key: sections.index(key.rpartition(".")[0]))
     lines = {
         key: [_joined([one.get(key) for one in members]) for members in told.values()]
         for key in keys
@@ -211,7 +212,7 @@ def values_view(runs: Runs, groups: Groups) -> Any:
             continue
         source = f"/values/{quote(_id(runs, run))}?v={version}"
         picture = html.Img(src=source, alt="values and policy")
-        caption = html.Figcaption(f"{run.name}, checkpoint {version}")
+        caption = html.Figcaption(f"{run.name}, after {int(version):,} cycles")
         drawn.append(html.Figure([picture, caption], className="values"))
     if drawn:
         return html.Div(drawn, className="media")

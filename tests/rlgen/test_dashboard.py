@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from PIL import Image
 from recorded import append, evaluation, train, write_run
 from typer.testing import CliRunner
 
+from rlgen import history
 from rlgen.cli import app as cli
 from rlgen.dashboard import charts, server, views
 from rlgen.dashboard import runs as reading
@@ -95,7 +98,7 @@ def test_a_run_in_progress_is_known_by_its_lock(tmp_path):
     folder = write_run(tmp_path / "demo/a")  # it had ended, and was resumed
     with (folder / "metrics.jsonl").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        append(folder, train(5))
+        append(folder, train(5) | {"time": time.time() + 1})
         (row,) = look(Runs(tmp_path)).rows
         assert row["status"] == "running" and row["status_text"] == "running 50%"
     (row,) = look(Runs(tmp_path)).rows
@@ -217,6 +220,46 @@ def test_counters_and_rates_are_not_what_one_sees_first(tmp_path):
 )
 def test_charts_stand_side_by_side_where_there_is_room(count, room, shape):
     assert charts.grid_shape(count, room) == shape
+
+
+def test_what_is_measured_differently_is_drawn_apart(three, tmp_path):
+    folder = write_run(tmp_path / "vae/d", name="vae", evaluations=(), ended=False)
+    append(folder, *[evaluation(i, -80.0 - i) | {"metric": "elbo"} for i in (1, 2)])
+    look(three)
+    groups = {name: [three.history(id_)] for name, id_ in
+              {"other": "other/c-seed0", "vae": "vae/d"}.items()}  # fmt: skip
+    drawn = charts.curves(groups, ["evaluation/mean"], "updates", False, [], 0.0)
+    assert [trace["yaxis"] for trace in drawn["data"]] == ["y", "y2"]
+    assert [trace["line"]["color"] for trace in drawn["data"]] == [
+        charts.colour(0),
+        charts.colour(1),
+    ]
+    titles = [note["text"] for note in drawn["layout"]["annotations"]]
+    assert titles == ["<b>return · evaluation</b>", "<b>elbo · evaluation</b>"]
+
+
+def test_an_axis_is_as_high_as_the_seeds_not_as_the_interval_of_two(three):
+    groups = {"demo": [three.history("demo/a-seed0"), three.history("demo/b-seed1")]}
+    drawn = charts.curves(groups, ["evaluation/mean"], "updates", False, [], 0.0)
+    assert min(drawn["data"][1]["y"]) < -8  # of seeds between 1 and 5
+    bounds = drawn["layout"]["yaxis"]["autorangeoptions"]
+    assert bounds == {"clipmin": pytest.approx(0.6), "clipmax": pytest.approx(5.4)}
+
+
+def test_times_of_other_days_are_short(monkeypatch):
+    now = datetime.now()
+    assert len(reading.when(now.timestamp())) == len("12:34:56")
+    assert reading.when(datetime(2020, 2, 3, 4, 5).timestamp()) == "2020-02-03"
+    other = now.replace(month=1 if now.month > 1 else 2, day=3, hour=4, minute=5)
+    assert reading.when(other.timestamp()) == other.strftime("%d %b 04:05")
+
+
+def test_a_summary_whose_record_was_cut_short_still_counts(tmp_path):
+    folder = write_run(tmp_path / "demo/a")
+    path = folder / "metrics.jsonl"
+    path.write_text(path.read_text()[:-9])
+    (row,) = look(Runs(tmp_path)).rows
+    assert row["status"] == "ended" and history.read(folder).status == history.ENDED
 
 
 def test_smoothing_shows_what_it_is_of(three):

@@ -286,8 +286,8 @@ def read_all(places: Iterable[str | Path], warn: Callable[[str], None]) -> list[
             damaged.append(error)
     if not found:
         raise damaged[0]
-    for error in damaged:
-        warn(f"left out: {error}")
+    for problem in damaged:
+        warn(f"left out: {problem}")
     return found
 
 

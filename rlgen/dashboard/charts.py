@@ -267,7 +267,9 @@ def workers(run: History) -> Chart:
             x, y = thin(points[:, 0], points[:, 1])
             traces.append(_plain(f"worker {worker}", x, y, worker, axes))
     layout = _layout(list(panels.values()), CLOCKS["seconds"])
-    layout[_axis("y", 1).replace("y", "yaxis")]["tickformat"] = ".0%"
+    for number in range(len(panels)):
+        layout[_axis("y", number).replace("y", "yaxis")]["rangemode"] = "tozero"
+    layout[_axis("y", 1).replace("y", "yaxis")] |= {"tickformat": ".0%", "range": [0, 1]}
     return {"data": traces, "layout": layout}
 
 

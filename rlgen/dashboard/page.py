@@ -601,8 +601,10 @@ def _histories(runs: Runs, chosen: Mapping[str, Any]) -> tuple[dict[str, list[Hi
     room = reading.KEPT
     read: dict[str, list[History]] = {}
     for name, ids in groups.items():
-        if room > 0:
-            read[name] = [runs.history(id_) for id_ in ids[:room]]
+        found = [runs.history(id_) for id_ in ids[: max(room, 0)]]
+        there = [run for run in found if run is not None]  # which may have been deleted
+        if there:
+            read[name] = there
         room -= len(ids)
     return read, max(wanted - reading.KEPT, 0)
 

@@ -115,14 +115,15 @@ class Runs:
                 self._count += 1
             self._looked = time.monotonic()
 
-    def history(self, id_: str) -> History:
+    def history(self, id_: str) -> History | None:
         """The whole records of a run, read on from where they were read before.
 
-        Raises:
-            KeyError: there is no such run.
+        None where there is no such run, or no longer.
         """
         with self._lock:
-            run = self._known[id_]
+            run = self._known.get(id_)
+            if run is None:
+                return None
             found = self._histories.pop(id_, None) or History(self.base / id_, run.config)
             found.config = run.config
             found.refresh()
@@ -148,7 +149,8 @@ class Runs:
 
     def summary(self, id_: str) -> dict[str, Any]:
         """The summary of a run that has ended, else empty."""
-        return self._known[id_].summary
+        run = self._known.get(id_)
+        return {} if run is None else run.summary
 
     def folder(self, id_: str) -> Path | None:
         """The folder of a run; None where there is no such run."""

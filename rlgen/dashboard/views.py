@@ -54,7 +54,8 @@ def pictures_view(runs: Runs, groups: Groups) -> Any:
 
 def _url(runs: Runs, run: History, file: str) -> str:
     """Of a file of a run; another one once the file has changed."""
-    changed = (run.folder / file).stat().st_mtime_ns
+    path = run.folder / file
+    changed = path.stat().st_mtime_ns if path.is_file() else 0  # it has just been deleted
     return f"/files/{quote(_id(runs, run))}/{quote(file)}?v={changed:x}"
 
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from rlgen import history
 from rlgen.cli import app as cli
-from rlgen.dashboard import charts, server, views
+from rlgen.dashboard import charts, page, server, views
 from rlgen.dashboard import runs as reading
 from rlgen.dashboard.runs import Runs
 
@@ -220,6 +220,18 @@ def test_counters_and_rates_are_not_what_one_sees_first(tmp_path):
 )
 def test_charts_stand_side_by_side_where_there_is_room(count, room, shape):
     assert charts.grid_shape(count, room) == shape
+
+
+def test_a_run_that_is_deleted_meanwhile_is_gone(three):
+    chosen = {"runs": ["demo/a-seed0", "demo/b-seed1", "other/c-seed0"], "experiments": []}
+    for name in ("demo/a-seed0", "other/c-seed0"):
+        shutil.rmtree(three.folder(name))
+    found = three.chosen(**chosen)  # as they were a moment ago
+    look(three)
+    three.chosen = lambda **_: found
+    groups, left_out = page._histories(three, chosen)
+    assert [run.folder.name for run in groups.pop("demo")] == ["b-seed1"]
+    assert not groups and left_out == 0 and three.summary("other/c-seed0") == {}
 
 
 def test_what_is_measured_differently_is_drawn_apart(three, tmp_path):

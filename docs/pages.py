@@ -1,11 +1,12 @@
 """Pages that the site has beside those in this folder; mkdocs calls it ('make docs').
 
 README and changelog, a page for every algorithm (its section of agents.md or generative.md, and
-its ready configurations), and the table of all settings.
+its ready configurations), the notebooks as they were last run, and the table of all settings.
 """
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 import types
@@ -18,6 +19,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from markdown.extensions.toc import slugify
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -107,6 +109,8 @@ def relinked(text: str, page: str, source: str, homes: dict[tuple[str, str], str
                 place = place.removeprefix("docs/")
             else:  # the sources are no part of the site
                 return f"`{label}`" if "`" not in label else label
+        if place.startswith("notebooks/"):
+            place = place.replace(".ipynb", ".md")
         place = homes.get((place, anchor), place)
         if label == target:  # a path says little where there are titles
             label = posixpath.basename(path).removesuffix(".md").replace("-", " ")
@@ -128,6 +132,24 @@ def configurations(name: str) -> str:
             says = text.partition("\n")[0].removeprefix("#").strip()
             rows.append(f"| `rlgen {verb} {path.stem}` | {says} |")
     return "\n".join(rows)
+
+
+def notebook(content: dict[str, typing.Any]) -> str:
+    """The cells of a notebook with their outputs, as a page."""
+    lines = []
+    for cell in content["cells"]:
+        source = "".join(cell["source"])
+        lines.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if "image/png" in data:
+                picture = "".join(data["image/png"].split())
+                lines.append(f'<img alt="output" src="data:image/png;base64,{picture}">')
+            elif "text/html" in data:
+                lines.append("".join(data["text/html"]))
+            elif text := "".join(data.get("text/plain", output.get("text", ""))).strip():
+                lines.append(f"```text\n{text}\n```")
+    return "\n\n".join(lines) + "\n"
 
 
 def settings() -> str:
@@ -213,6 +235,9 @@ def site_pages() -> tuple[dict[str, str], dict[tuple[str, str], str]]:
         texts[f"algorithms/{name}.md"] += configurations(name) + "\n"
     for source, page in COPIED.items():
         texts[page] = relinked((ROOT / source).read_text(), page, source, homes)
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        page = f"notebooks/{path.stem}.md"
+        texts[page] = relinked(notebook(json.loads(path.read_text())), page, page, homes)
     return texts | {"configuration.md": settings()}, homes
 
 
@@ -228,6 +253,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if file.src_uri not in texts:
             file.content_string = relinked(file.content_string, file.src_uri, file.src_uri, homes)
     return files
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Say which page is Chinese, for the glyphs and for whoever has it read aloud."""
+    chinese = page.file.src_uri == COPIED["README.zh.md"]
+    return output.replace('lang="en"', 'lang="zh-CN"', 1) if chinese else output
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

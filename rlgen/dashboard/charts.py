@@ -97,7 +97,7 @@ def _rank(figure: str) -> int:
     if figure.startswith("train/episode_return"):
         return 1
     kind, _, name = figure.partition("/")
-    if name in COUNTERS or name.endswith("_per_s") or name == "episode_length":
+    if name in COUNTERS or name.endswith("_per_s") or name in ("episode_length", "workers"):
         return LATE + 1
     return 2 if kind == "train" else LATE
 
@@ -153,6 +153,7 @@ def curves(
     titles, targets = [], []
     indices = {name: index for index, name in enumerate(groups)}
     panels = [(figure, alike) for figure in figures for alike in _measured_alike(groups, figure)]
+    least = [math.inf] * len(panels)
     reached: list[list[float]] = [[] for _ in panels]  # by runs that are drawn as a band
     for number, (figure, alike) in enumerate(panels):
         axes = {"xaxis": _axis("x", number), "yaxis": _axis("y", number)}
@@ -161,6 +162,7 @@ def curves(
             index = indices[name]
             lines = [(run, *run.curve(figure, x)) for run in runs]
             lines = [line for line in lines if len(line[1])]
+            least[number] = min([least[number], *(ys.min() for _, _, ys in lines)])
             if each or len(lines) == 1:
                 for run, xs, ys in lines:
                     traces += _line(name, run, xs, ys, index, weight, axes)
@@ -171,10 +173,14 @@ def curves(
         targets.append(goals.pop() if len(goals) == 1 and figure == "evaluation/mean" else None)
     layout = _layout(titles, CLOCKS[x], targets, logs, weight, columns)
     for number, values in enumerate(reached):
+        own = layout[_axis("y", number).replace("y", "yaxis")]
+        if "y" in logs and least[number] <= 0:  # of which there is no logarithm
+            own["type"] = "linear"
+            layout["annotations"][number]["text"] += " · linear, for not all of it is above 0"
         # The interval of a few seeds may be far wider than what they reached.
-        if "y" not in logs and values and (room := 0.1 * (max(values) - min(values))):
+        if own["type"] == "linear" and values and (room := 0.1 * (max(values) - min(values))):
             bounds = {"clipmin": float(min(values) - room), "clipmax": float(max(values) + room)}
-            layout[_axis("y", number).replace("y", "yaxis")]["autorangeoptions"] = bounds
+            own["autorangeoptions"] = bounds
     return {"data": traces, "layout": layout}
 
 

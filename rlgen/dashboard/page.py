@@ -75,10 +75,10 @@ STATUS = {
 }
 EXPERIMENT = _text("experiment", "Experiment", 250, flex=2, minWidth=170, tooltipField="experiment")
 SHARED = [
-    _number("steps", "Steps", 134, "steps_text"),
-    _number("result", "Result", 116, "result_text", cellClass="ag-right-aligned-cell strong"),
+    _number("steps", "Steps", 144, "steps_text"),
+    _number("result", "Result", 126, "result_text", cellClass="ag-right-aligned-cell strong"),
     _text("metric", "Metric", 150, cellClass="soft", flex=1, minWidth=124, tooltipField="metric"),
-    _number("speed", "Speed", 132, "speed_text"),
+    _number("speed", "Speed", 144, "speed_text"),
     {
         "field": "started",
         "headerName": "Started",
@@ -91,8 +91,8 @@ SHARED = [
 RUN_COLUMNS = [
     STATUS,
     EXPERIMENT,
-    _text("algorithm", "Algorithm", 165, tooltipField="algorithm"),
-    _text("task", "Task", 152, tooltipField="task"),
+    _text("algorithm", "Algorithm", 152, tooltipField="algorithm"),
+    _text("task", "Task", 144, tooltipField="task"),
     _number("seed", "Seed", 84),
     *SHARED,
 ]
@@ -504,13 +504,13 @@ def connect(app: Dash, runs: Runs, failed: Callable[[Exception], str] | None) ->
         if chosen is None:
             raise dash.exceptions.PreventUpdate
         if tab == "curves":
-            return None, _legend(runs.chosen(**chosen))
+            return None, _legend(runs, runs.chosen(**chosen))
         groups, _ = _histories(runs, chosen)
         if not groups:
             return html.P("Choose runs in the table above.", className="soft"), None
         view = views.VIEWS[tab](runs, groups)
         # A view's own controls (a slider) keep their state until something has changed.
-        return view, _legend({name: [h.folder.name for h in hs] for name, hs in groups.items()})
+        return view, _legend(runs, runs.chosen(**chosen))
 
     _connect_in_browser(app)
 
@@ -543,7 +543,12 @@ def _connect_in_browser(app: Dash) -> None:
         "list",
         Output("runs-box", "hidden"),
         Output("experiments-box", "hidden"),
+        Output("runs", "selectedRows", allow_duplicate=True),
+        Output("experiments", "selectedRows", allow_duplicate=True),
         Input("list", "value"),
+        State("chosen", "data"),
+        State("runs", "rowData"),
+        prevent_initial_call=True,
     )
     inside("tab", Output("curves-view", "hidden"), Output("view", "hidden"), Input("tab", "value"))
     inside(
@@ -621,7 +626,8 @@ def _note(
     if not each and any(len(runs) > 1 for runs in groups.values()):
         said.append(
             "Line and band: mean and 95 % interval (Student's t) over the seeds; a seed that has "
-            "ended keeps its last value."
+            "ended keeps its last value, one that has not is left out from there on. Of several "
+            "runs of one seed the latest counts."
         )
     if weight:
         said.append(
@@ -641,14 +647,19 @@ def _note(
     return [" ".join(said)]
 
 
-def _legend(groups: Mapping[str, Sequence[str]]) -> list[Any]:
+def _legend(runs: Runs, groups: Mapping[str, Sequence[str]]) -> list[Any]:
+    def counted(ids: Sequence[str]) -> str:
+        seeds = runs.seeds(ids)
+        said = f"{len(ids)} {'run' if len(ids) == 1 else 'runs'}"
+        return said if seeds == len(ids) else f"{said}, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+
     return [
         html.Span(
             className="key",
             children=[
                 html.I(style={"borderTop": f"3px {STROKES[charts.dash(i)]} {charts.colour(i)}"}),
                 name,
-                html.Small(f"{len(ids)} {'run' if len(ids) == 1 else 'runs'}"),
+                html.Small(counted(ids)),
             ],
         )
         for i, (name, ids) in enumerate(groups.items())

@@ -142,6 +142,11 @@ class Runs:
             }
             return {name: members for name, members in groups.items() if members}
 
+    def seeds(self, ids: Iterable[str]) -> int:
+        """How many seeds some runs have."""
+        with self._lock:
+            return len({self._known[id_].config["seed"] for id_ in ids if id_ in self._known})
+
     def stamp(self, ids: Iterable[str]) -> str:
         """Another string once anything of these runs has changed."""
         with self._lock:

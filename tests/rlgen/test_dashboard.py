@@ -250,6 +250,17 @@ def test_what_is_measured_differently_is_drawn_apart(three, tmp_path):
     assert titles == ["<b>return · evaluation</b>", "<b>elbo · evaluation</b>"]
 
 
+def test_what_is_not_above_zero_is_not_drawn_on_a_logarithmic_axis(tmp_path):
+    folder = write_run(tmp_path / "vae/d", evaluations=(), ended=False)
+    append(folder, *[evaluation(i, -80.0 - i) | {"mean_length": 3.0 + i} for i in (1, 2)])
+    groups = {"vae": [look(Runs(tmp_path)).history("vae/d")]}
+    figures = ["evaluation/mean", "evaluation/mean_length"]
+    layout = charts.curves(groups, figures, "updates", False, ["y"], 0.0)["layout"]
+    assert (layout["yaxis"]["type"], layout["yaxis2"]["type"]) == ("linear", "log")
+    first, second = (note["text"] for note in layout["annotations"])
+    assert "linear, for not all of it is above 0" in first and "linear" not in second
+
+
 def test_an_axis_is_as_high_as_the_seeds_not_as_the_interval_of_two(three):
     groups = {"demo": [three.history("demo/a-seed0"), three.history("demo/b-seed1")]}
     drawn = charts.curves(groups, ["evaluation/mean"], "updates", False, [], 0.0)
@@ -570,6 +581,15 @@ def test_a_person_finds_and_compares_runs(tmp_path, browser):
         page.click("text=Mean and 95 %")
         until(lambda: [line.get("fill") for line in lines()] == [None, "tonexty", None])
         assert "run=" in page.url and other in page.url and "seeds=each" not in page.url
+
+        # What is chosen is seen in the other list too, and still when one comes back.
+        page.click("#list >> text=Experiments")
+        ticked = "#experiments .ag-center-cols-container .ag-row-selected"
+        until(lambda: page.locator(ticked).all_inner_texts()[:1] != [])
+        assert page.inner_text("#selected") == "1 experiment chosen"
+        page.click("#list >> text=Runs")
+        until(lambda: page.inner_text("#selected") == "2 runs chosen")
+        until(lambda: page.locator("#runs .ag-center-cols-container .ag-row-selected").count() == 2)
 
         # What differs between them; then the pictures of the model.
         page.click("text=Configuration")

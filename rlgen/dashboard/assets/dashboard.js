@@ -39,8 +39,23 @@ window.dash_clientside.rlgen = {
     window.dash_clientside.set_props("graph", { figure, style });
     return window.dash_clientside.no_update;
   },
-  list(shown) {
-    return [shown !== "runs", shown !== "experiments"];
+  // What is chosen is seen in the other list too: an experiment for all of its runs, and they for it.
+  list(shown, chosen, rows) {
+    const boxes = [shown !== "runs", shown !== "experiments"];
+    const nothing = window.dash_clientside.no_update;
+    if (!chosen) return [...boxes, nothing, nothing];
+    const members = Map.groupBy(rows, (row) => row.experiment);
+    const of = (name) => (members.get(name) || []).map((row) => row.id);
+    let { runs, experiments } = chosen;
+    if (shown === "runs") {
+      runs = [...new Set([...runs, ...experiments.flatMap(of)])];
+      experiments = [];
+    } else {
+      const whole = [...members.keys()].filter((name) => of(name).every((id) => runs.includes(id)));
+      experiments = [...new Set([...experiments, ...whole])];
+      runs = runs.filter((id) => !whole.some((name) => of(name).includes(id)));
+    }
+    return [...boxes, { ids: runs }, { ids: experiments }];
   },
   tab(shown) {
     return [shown !== "curves", shown === "curves"];

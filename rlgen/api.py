@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -424,8 +425,8 @@ class Run:
                 "episodes, models have samples (rlgen sample)"
             )
         _check_counts(episodes=episodes, max_steps=max_steps)
-        if fps is not None and not fps > 0:
-            raise ConfigError(f"fps: expected a number greater than 0, got {fps}")
+        if fps is not None and not 0 < fps < math.inf:
+            raise ConfigError(f"fps: expected a finite number greater than 0, got {fps}")
         if format not in videos.FORMATS:
             hint = did_you_mean(format, videos.FORMATS)
             raise ConfigError(f"format: there is no {format!r}{hint}")

@@ -32,6 +32,7 @@ def render(run: Run, file: str, shape: tuple[int, ...]) -> str:
     """
     experiment, summary = run.experiment, run.summary
     versions = rundir.read_versions(run.dir)
+    versions.pop("machine", None)  # nobody else's
     task = experiment.env.id if experiment.env else getattr(experiment.data, "name", "")
     task = Path(task).name if Path(task).is_absolute() else task
     results = figures(run)
@@ -62,7 +63,7 @@ def render(run: Run, file: str, shape: tuple[int, ...]) -> str:
         ]
     target = (registry.AGENTS | registry.MODELS).get(experiment.algorithm, experiment.algorithm)
     template = importlib.resources.files("rlgen").joinpath("card.md").read_text("utf-8")
-    shared = run.algorithm.shared
+    shared, space = run.algorithm.shared, run.algorithm.problem.observation_space
     return (
         jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         .from_string(template)
@@ -74,17 +75,15 @@ def render(run: Run, file: str, shape: tuple[int, ...]) -> str:
             network=run.algorithm.on_tensors, agent=experiment.data is None,
             observed=experiment.env and experiment.env.observed,
             stacked=experiment.env.frame_stack if experiment.env else 1,
-            dtype=_dtype(run), row=run.algorithm.problem.data_shape,
+            dtype="float32" if space is None else str(space.dtype),
+            row=run.algorithm.problem.data_shape if space is None else space.shape or (),
+            samples=run.algorithm.has("sample"),
+            asynchronous=experiment.scheduler.mode == "async",
             results=results, seed=experiment.seed,
             clocks={k: summary[k] for k in COUNTED if summary.get(k)},
             seconds=summary.get("seconds"), versions=versions,
         )
     )  # fmt: skip
-
-
-def _dtype(run: Run) -> str:
-    space = run.algorithm.problem.observation_space
-    return "float32" if space is None else str(space.dtype)
 
 
 def figures(run: Run) -> list[tuple[str, float, float | None, float | None, str]]:

@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 import io
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -37,6 +38,7 @@ from rlgen.command import (
     check_output,
     console,
     replying,
+    writing,
 )
 from rlgen.dashboard.command import add_to as add_dashboard
 from rlgen.deploy import deploy
@@ -176,13 +178,20 @@ def evaluate(
             **evaluation,
         }
         print(score(evaluation))
-        for name, value in evaluation.items():
-            if isinstance(value, float) and name not in ("mean", "std"):
-                print(f"  {name} {value:.4f}")
+        found = {
+            name: value
+            for name, value in evaluation.items()
+            if isinstance(value, float) and name not in ("mean", "std")
+        }
+        width = max(map(len, found), default=0)
+        for name, value in found.items():
+            print(f"  {name:{width}}  {value:.4f}")
         if on_data and not quick:
             assessed = loaded.assess(rows or 1_000, split or "test")
             answer["figures"] = {k: dataclasses.asdict(v) for k, v in assessed.items()}
             print("\n".join(estimates(assessed)))
+            if any(e.high > e.low for e in assessed.values()):
+                print("  (each interval is of one standard error, where its note says no other)")
             compared = loaded.algorithm.has("sample") and not loaded.algorithm.uses_text
             if compared and "mmd" not in assessed:
                 answer["note"] = f"distances of samples to rows need {FEWEST} rows (--rows, data)"
@@ -239,16 +248,16 @@ def sample(
                 f"sample: {run} trained the agent {loaded.experiment.algorithm}; only models of "
                 "data have samples (see 'rlgen eval' for an agent)"
             )
-        writing: dict[str, Any] = {"prompt": prompt, "method": method, "length": length}
-        writing |= {"temperature": temperature, "beams": beams}
-        drawing = {"label": label, "walk": walk or None, "frames": frames, "every": every}
+        of_texts: dict[str, Any] = {"prompt": prompt, "method": method, "length": length}
+        of_texts |= {"temperature": temperature, "beams": beams}
+        of_pictures = {"label": label, "walk": walk or None, "frames": frames, "every": every}
         texts = loaded.algorithm.uses_text
-        for option, value in (drawing if texts else writing).items():
+        for option, value in (of_pictures if texts else of_texts).items():
             if value is not None:
                 kind = "texts" if texts else "numbers"
                 raise ConfigError(f"--{option}: {run} trained a model of {kind}; leave it out")
         if texts:
-            _write_texts(loaded, answer, output, count or 1, seed, writing)
+            _write_texts(loaded, answer, output, count or 1, seed, of_texts)
             return
         if output is None:
             raise ConfigError("-o: missing; give the PNG or GIF file to write")
@@ -274,19 +283,24 @@ def sample(
         frames = frames or (48 if animated else 12)
         if chained:
             states = loaded.chain(count, frames, every)
-            pictures.save_animation(output, states, shape)
+            with writing(output):
+                pictures.save_animation(output, states, shape)
             shown = len(states)
             made = f"{shown} {plural('state', shown)} of {count} {plural('chain', count)}"
         elif animated:
             walks = loaded.walk(count, frames, label)
-            pictures.save_animation(output, walks.swapaxes(0, 1), shape)
+            with writing(output):
+                pictures.save_animation(output, walks.swapaxes(0, 1), shape)
             made = f"{count} {plural('walk', count)} of {frames} steps{_labels(loaded, label)}"
         elif walk:
-            pictures.save_walks(output, loaded.walk(count, frames, label), shape)
+            walks = loaded.walk(count, frames, label)
+            with writing(output):
+                pictures.save_walks(output, walks, shape)
             made = f"{count} {plural('walk', count)} of {frames} steps{_labels(loaded, label)}"
         else:
             rows = loaded.sample(count, label)
-            pictures.save_grid(output, rows.reshape(count, -1), shape)
+            with writing(output):
+                pictures.save_grid(output, rows.reshape(count, -1), shape)
             made = f"{count} {plural('sample', count)}"
         answer |= {"run_dir": str(run), "file": str(output), "count": count, "seed": seed}
         print(f"{made} in {output}")
@@ -329,7 +343,8 @@ def _write_texts(
     if output is None:
         print(written, end="")
         return
-    output.write_text(written, encoding="utf-8")
+    with writing(output):
+        output.write_text(written, encoding="utf-8")
     answer["file"] = str(output)
     print(f"{count} {'text' if count == 1 else 'texts'} in {output}")
 
@@ -347,13 +362,11 @@ def record(
     """Record episodes of an agent, for others to learn from (see docs/agents.md, imitation)."""
     with replying(as_json, debug) as answer:
         from rlgen.api import load
+        from rlgen.display import score
 
         evaluation = load(run).record(output, episodes, seed, overwrite=force)
         answer |= {"run_dir": str(run), "file": str(output), "seed": seed, **evaluation}
-        print(
-            f"{episodes} {'episode' if episodes == 1 else 'episodes'}, {evaluation['steps']:,} "
-            f"steps, return {evaluation['mean']:.4g} ± {evaluation['std']:.4g} in {output}"
-        )
+        print(f"{evaluation['steps']:,} steps, {score(evaluation)} in {output}")
 
 
 @app.command("list")
@@ -745,20 +758,21 @@ def _report(experiment: Experiment, summary: Summary) -> None:
     print(f"run: {run_dir}")
     called = "rlgen"
     if shutil.which(called) is None and Path(sys.argv[0]).name == called:  # as from `make train`
-        called = os.path.relpath(sys.argv[0])
+        called = shlex.quote(os.path.relpath(sys.argv[0]))
+    run = shlex.quote(str(run_dir))
     if summary["stop_reason"] == "interrupted":
-        print(f"resume with: {called} resume {run_dir}")
+        print(f"resume with: {called} resume {run}")
         return
-    print(f"next: {called} eval {run_dir}")
-    print(f"      {called} plot curves {run_dir} -o curves.png")
+    print(f"next: {called} eval {run}")
+    print(f"      {called} plot curves {run} -o curves.png")
     if experiment.data is not None:
         drawn = "" if is_text(experiment.data.name) else " -o samples.png"
-        print(f"      {called} sample {run_dir}{drawn}")
+        print(f"      {called} sample {run}{drawn}")
     else:
-        print(f"      {called} play {run_dir} -o episode.gif")
-    print(f"      {called} dashboard {experiment.run.dir}")
+        print(f"      {called} play {run} -o episode.gif")
+    print(f"      {called} dashboard {shlex.quote(experiment.run.dir)}")
     if summary["stop_reason"] in ("env_steps", "updates", "epochs", "seconds"):
-        print(f"      {called} resume {run_dir} stop.{summary['stop_reason']}=...")
+        print(f"      {called} resume {run} stop.{summary['stop_reason']}=...")
 
 
 def _trace(line: str) -> None:

@@ -107,6 +107,26 @@ def _fail(answer: dict[str, Any], message: str, status: int, debug: bool) -> int
     return status
 
 
+def damaged(run: Path, lines: int) -> str:
+    """What is said of a run whose records are not all whole."""
+    what = "damaged line" if lines == 1 else "damaged lines"
+    return f"{run}: {lines} {what} of metrics.jsonl left out"
+
+
+@contextlib.contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Around what writes the file that ``-o`` names.
+
+    Raises:
+        ConfigError: it cannot be written, and why.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"-o: cannot write {str(output)!r}: {reason}") from error
+
+
 def check_output(output: Path, *endings: str) -> None:
     """Refuse a file to write whose name has another ending, or that cannot be written.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.resources
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -41,6 +42,8 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # what is left of a unit after a step
 
+#: What an experiment may be called: a folder is named after it, and it stands in titles and tables.
+NAME = re.compile(r"[^\W_]([\w .,+=@()-]*[\w,+=@()-])?")
 AUTO = 0  # in the place of a number of workers that is not known yet
 
 
@@ -335,7 +338,7 @@ class Experiment(Section):
     where workers step environments, epochs where they read data, updates where they sweep a model.
     """
 
-    name: str = Field(description="the experiment a name, such as my-cartpole")
+    name: str = Field(description="what the experiment is called, such as my-cartpole")
     algorithm: str = Field(description="a registered name, or package.module:Class")
     hyperparameters: Hyperparameters
     env: EnvConfig | None = None
@@ -349,7 +352,17 @@ class Experiment(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     run: RunConfig = RunConfig()
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="of all that is random")
+
+    @field_validator("name")
+    @classmethod
+    def _of_a_folder(cls, given: str) -> str:
+        if not NAME.fullmatch(given):
+            raise ValueError(
+                "expected letters, digits, spaces and any of - _ . , + = @ ( ), a letter or digit "
+                "first"
+            )
+        return given
 
     @property
     def source(self) -> Source:

@@ -24,6 +24,7 @@ UNITS = {
 #: What a curve shows where evaluations are few or all the same, in order of preference.
 TRAINED = ("optimal_action", "episode_return", "episode_length", "residual", "start_value")
 ENOUGH = 6  # evaluations that make a curve
+FEW = 30  # points of a line that are marked
 LOGARITHMIC = ("train/residual",)
 Named = Mapping[str, Sequence[History]]  # runs that differ in their seeds, by their experiment
 
@@ -94,7 +95,12 @@ def draw_curves(axes: Any, named: Named, figure: str, x: str) -> None:
             lines = axes.plot(ticks, values.T, color="0.6", linewidth=0.7)
             lines[0].set_label("each seed")
             label = f"mean of {count} seeds"
-        axes.plot(ticks, mean, color=colour, linewidth=1.8, label=label)
+        if count == 1:  # as it was recorded, every point seen where there are few
+            ((ticks, mean),) = curves
+        marker = "o" if count == 1 and len(ticks) <= FEW else None
+        axes.plot(
+            ticks, mean, color=colour, linewidth=1.8, label=label, marker=marker, markersize=4
+        )
         if count > 1:
             said = "95 % interval of the mean (Student's t)" if index == len(named) - 1 else None
             axes.fill_between(ticks, low, high, color=colour, alpha=0.22, linewidth=0, label=said)
@@ -151,13 +157,16 @@ def learning(named: Named, figure: str = "", x: str = "") -> Any:
         )
     drawn, (axes,) = panels(1, 7.2, 4.2)
     draw_curves(axes, named, figure, x or next(iter(clocks)))
-    axes.legend(loc="best", framealpha=0.85, fontsize=9)
-    texts = axes.legend_.get_texts()
+    _legend(axes, loc="best", framealpha=0.85, fontsize=9)
     if len(named) == 1:
-        texts.append(axes.set_title(next(iter(named))))
-    for text in texts:
-        text.set_parse_math(False)  # a name may have a $ in it
+        axes.set_title(next(iter(named))).set_parse_math(False)
     return drawn
+
+
+def _legend(axes: Any, **options: Any) -> None:
+    """A legend of names, in which a $ begins no formula."""
+    for text in axes.legend(**options).get_texts():
+        text.set_parse_math(False)
 
 
 def throughput(runs: Sequence[History]) -> tuple[Any, dict[str, dict[int, list[float]]]]:
@@ -205,7 +214,7 @@ def throughput(runs: Sequence[History]) -> tuple[Any, dict[str, dict[int, list[f
     axes.set_ylim(bottom=0)
     finish(axes, "workers", f"{UNITS[clocks.pop()]} per second")
     axes.yaxis.set_major_formatter(_short)
-    axes.legend()
+    _legend(axes)
     return figure, rates
 
 
@@ -284,5 +293,5 @@ def regret(named: Named) -> Any:
         axes.plot(np.exp(ticks[shown]), line[shown], "--", color="0.25", linewidth=1.2, label=label)
     finish(axes, "pulls of each bandit", "regret since the first pull, mean of all bandits")
     axes.set_ylim(bottom=0)
-    axes.legend()
+    _legend(axes)
     return figure

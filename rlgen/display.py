@@ -224,19 +224,24 @@ def figures(latest: Mapping[str, Any]) -> list[str]:
 
 
 def score(evaluation: Mapping[str, Any]) -> str:
-    """An evaluation in words: episodes with their deviation, rows with the mean's error."""
+    """An evaluation in words: episodes with their deviation, rows with the mean's error.
+
+    Of one episode or row neither is known.
+    """
     what = "greedy return" if evaluation["metric"] == "return" else evaluation["metric"]
     unit = "episode" if "episodes" in evaluation else "row"
     count = evaluation[f"{unit}s"]
     if not math.isfinite(evaluation["mean"]):
         return f"{what} {infinite(evaluation['mean'])} over {count:,} {plural(unit, count)}"
-    spread = evaluation["std"]
+    spread, kind = evaluation["std"], "standard deviation"
     if unit == "row":
         spread /= math.sqrt(max(count - 1, 1))  # std is of the count rows, not of n - 1
+        kind = "standard error"
         digits = 2 if abs(evaluation["mean"]) >= 10 else 4
     else:
         digits = 1 if abs(evaluation["mean"]) >= 10 else 3
-    error = f" ± {spread:.{digits}f}" if math.isfinite(spread) else ""
+    known = count > 1 and math.isfinite(spread)
+    error = f" ± {spread:.{digits}f} ({kind})" if known else ""
     return f"{what} {evaluation['mean']:.{digits}f}{error} over {count:,} {plural(unit, count)}"
 
 

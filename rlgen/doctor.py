@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -16,6 +17,23 @@ from rlgen.errors import RlgenError
 
 PYTHON = ((3, 11), (3, 14))
 DRIVER = Path("/proc/driver/nvidia/version")
+#: Of every extra what it is for, and the modules that it brings.
+EXTRAS = {
+    "atari": ("Atari games", ("ale_py",)),
+    "box2d": ("LunarLander, BipedalWalker, CarRacing", ("Box2D",)),
+    "cluster": ("jobs on clusters", ("aiohttp",)),
+    "dashboard": ("rlgen dashboard", ("dash", "dash_ag_grid")),
+    "hub": ("rlgen export --push", ("huggingface_hub",)),
+    "minari": ("recorded episodes of Minari", ("minari", "h5py")),
+    "minatar": ("small Atari games", ("minatar",)),
+    "mujoco": ("MuJoCo's robots", ("mujoco",)),
+    "onnx": ("rlgen export --format onnx", ("onnx", "onnxscript")),
+    "storage": ("runs at s3:// and gs://", ("pyarrow",)),
+    "sweep": ("rlgen sweep", ("optuna", "pandas", "pyarrow")),
+    "tensorboard": ("tracking.tensorboard", ("tensorboard",)),
+    "trackio": ("tracking.trackio", ("trackio",)),
+    "video": ("films of CartPole and the like, MP4, windows", ("imageio_ffmpeg", "pygame")),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,7 @@ def examine(start_ray: bool = False) -> Iterator[Finding]:
         yield check_cluster()
     yield from check_data()
     yield check_runs(Path(RunConfig().dir))
+    yield from check_extras()
 
 
 def check_python() -> Finding:
@@ -124,3 +143,11 @@ def check_runs(folder: Path) -> Finding:
         advice = "work in another folder, or give run.dir=FOLDER"
         return Finding("runs", f"{there}: cannot be written ({error.strerror})", advice)
     return Finding("runs", f"{folder.absolute()} can be written")
+
+
+def check_extras() -> Iterator[Finding]:
+    """Every extra: installed, or the line that installs it; none is needed by all."""
+    for extra, (use, modules) in EXTRAS.items():
+        there = all(importlib.util.find_spec(module) is not None for module in modules)
+        found = "installed" if there else f"not installed; pip install 'rlgen[{extra}]'"
+        yield Finding(f"extra {extra} ({use})", found)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rlgen.command import writing
+
 ENDINGS = (".png", ".svg")
 DPI = 150  # of a PNG
 
@@ -21,5 +23,10 @@ def panels(count: int, width: float = 6.5, height: float = 5.5) -> tuple[Any, An
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure as its file's name says: PNG or SVG."""
-    figure.savefig(path, format=path.suffix.lower()[1:])
+    """Write a figure as its file's name says, PNG or SVG, without the white around it.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    with writing(path):
+        figure.savefig(path, format=path.suffix.lower()[1:], bbox_inches="tight")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -270,16 +271,21 @@ def function_of(run: Run) -> tuple[nn.Module, torch.Tensor]:
     # Where the environment counts from another number than 0.
     first = environments.to_env(np.zeros((1, *(actions.shape or ())), actions.dtype))[0]
     offset = torch.from_numpy(np.asarray(first, np.int64))
+    given = environments.env.single_observation_space
+    zero = environments.from_env(np.zeros((1, *(given.shape or ())), given.dtype))[0]
+    shift = np.stack([zero] * env.frame_stack).reshape(observations.shape or ())
+    shifted = bool(shift.any())
     environments.close()
     algorithm.starts = np.ones(1, np.bool_)
 
     class Policy(Function):
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            rows = rows + torch.from_numpy(shift) if shifted else rows
             action = algorithm.act(rows, True)["action"]
             return action + offset if low is None else action.clamp(low, high)
 
     observations.seed(0)
-    rows = np.stack([observations.sample() for _ in range(ROWS[-1])])
+    rows = np.stack([observations.sample() for _ in range(ROWS[-1])]) - shift
     return Policy(), torch.from_numpy(rows)
 
 
@@ -357,6 +363,6 @@ def upload(repo: str, folder: Path, names: list[str]) -> str:
         raise ConfigError(
             f"--push: {repo!r} could not be uploaded ({reason}); the files are in {str(folder)!r}. "
             "Is there a network, and a token with write access ('hf auth login')? "
-            f"Later: hf upload {repo} {folder}"
+            f"Later: hf upload {repo} {shlex.quote(str(folder))}"
         ) from error
     return str(url)

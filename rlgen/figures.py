@@ -60,14 +60,17 @@ def save_latent(
         codes, share = principal_components(codes)
         title += f":\nfirst two of {k} principal components, {share:.0%} of the variance"
         names = ("component 1", "component 2")
+    from matplotlib.colors import to_rgba_array
+
     figure, panes = panels(1 if manifold is None else 2, 6.5, 6.0)
     axes = panes[0]
     axes.set(title=title, xlabel=names[0], ylabel=names[1])
     axes.set_aspect("equal", adjustable="datalim")
     classes = np.zeros(count, int) if labels is None else labels
     order = np.random.default_rng(0).permutation(count)  # no label lies on top of all others
-    colours = np.array(COLOURS)[classes % len(COLOURS)]
-    axes.scatter(*codes[order].T, c=colours[order], s=6, alpha=0.7, linewidths=0)
+    rgb = to_rgba_array(COLOURS)[classes % len(COLOURS)][order, :3]
+    # A darker edge, without which the yellow is hardly seen on white.
+    axes.scatter(*codes[order].T, c=rgb, edgecolors=0.6 * rgb, s=7, alpha=0.7, linewidths=0.3)
     for label, (x, y) in _places(codes, labels).items() if labels is not None else ():
         colour = COLOURS[label % len(COLOURS)]
         frame = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour}
@@ -255,8 +258,8 @@ def save_reconstructions(
     title = f"mean squared error of a value: {error:.4g}"
     if shape == (2,):
         figure, (axes,) = panels(1, 5.5, 5.8)
-        axes.plot(*np.stack([originals, made]).T, color="0.7", linewidth=0.6, zorder=1)
-        for rows, colour, label in ((originals, BLUE, "originals"), (made, RED, "reconstructions")):
+        axes.plot(*np.stack([originals, made], axis=1).T, color="0.7", linewidth=0.6, zorder=1)
+        for rows, colour, label in ((originals, BLUE, "data"), (made, RED, "reconstructions")):
             axes.scatter(*rows.T, s=9, color=colour, linewidths=0, label=label, zorder=2)
         axes.set(title=title, aspect="equal")
         axes.legend()
@@ -273,7 +276,7 @@ def save_reconstructions(
         figure, (axes,) = panels(1, 6.5, height + 0.7)
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
         ticks = (np.arange(2 * lines) + 0.5) * picture.shape[0] / (2 * lines)
-        axes.set_yticks(ticks, ["row", "made"] * lines)
+        axes.set_yticks(ticks, ["data", "reconstruction"] * lines)
         axes.tick_params(length=0)
         axes.set(title=title, xticks=[])
     save(figure, path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ RUNNING, ENDED, INTERRUPTED, BROKEN = "running", "ended", "interrupted", "broken
 APART = ("seed", "run", "tracking", "checkpoint")
 COUNTED = ("env_steps", "epochs", "updates")  # the clocks that a run may have for its own
 PROGRESS = ("train", "evaluation")  # kinds of records of a run that goes on
+LARGEST = 2**63  # of a counter or a time that is one
 POINTS = 200  # of the grid on which curves are joined
 RUNS = Path("runs")  # where runs are by default
 NAMED = 3  # settings that set experiments of one name apart, in their names
@@ -175,7 +177,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
         figures = [record.get(name, 0) for name in ("time", *CLOCKS)]
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    numbers = all(isinstance(value, (int, float)) for value in figures)
+    numbers = all(isinstance(value, (int, float)) and abs(value) < LARGEST for value in figures)
     known = isinstance(kind, str) and (kind != "evaluation" or "metric" in record)
     return record if numbers and known else None
 
@@ -266,7 +268,9 @@ def find_all(places: Iterable[str | Path]) -> list[Path]:
     return list(folders)
 
 
-def read_all(places: Iterable[str | Path], warn: Callable[[str], None]) -> list[History]:
+def read_all(
+    places: Iterable[str | Path], warn: Callable[[str], None] = warnings.warn
+) -> list[History]:
     """The histories of the runs that `find_all` finds.
 
     Args:
@@ -373,7 +377,8 @@ def _telling(alike: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _name(name: str, plain: Mapping[str, Any], keys: Sequence[str]) -> str:
-    told = [f"{key.rpartition('.')[2]}={plain[key]}" for key in keys if key in plain]
+    shown = {k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in plain.items()}
+    told = [f"{key.rpartition('.')[2]}={shown[key]}" for key in keys if key in plain]
     said = " ".join(told[:NAMED] + ["..."] * (len(told) > NAMED))
     return f"{name} ({said})" if said else name
 

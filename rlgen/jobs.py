@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import sys
@@ -226,7 +227,7 @@ def pull(
             _warn(f"{job} is {info.status.value}; this is what it had written so far")
         for run in runs:
             print(f"run: {run}")
-        print(f"next: rlgen eval {runs[0]}")
+        print(f"next: rlgen eval {shlex.quote(str(runs[0]))}")
 
 
 def token(as_json: AsJson = False, debug: Debug = False) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rlgen.command import AsJson, Debug, RunDir, check_output, replying
+from rlgen.command import AsJson, Debug, RunDir, check_output, replying, writing
 from rlgen.errors import ConfigError
 
 
@@ -53,7 +53,8 @@ def play(
         count, steps = len(video.returns), sum(video.lengths)
         where = ""
         if output is not None:
-            video.save(output)
+            with writing(output):
+                video.save(output)
             where = f" in {output} ({number(len(video.content) // 1000)} kB)"
         print(f"{count} {plural('episode', count)}, {steps:,} steps, return {told}{where}")
         if video.cut:

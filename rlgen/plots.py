@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlgen.command import AsJson, Debug, RunDir, check_output, replying
+from rlgen.command import AsJson, Debug, RunDir, check_output, damaged, replying
 from rlgen.drawing import ENDINGS, save
 from rlgen.errors import ConfigError, did_you_mean
 
@@ -41,6 +41,8 @@ def _recorded(places: list[str]) -> list[History]:
     found = history.read_all(places, warn)
     told = [run for run in found if run.figures()]
     for run in found:
+        if run.skipped:
+            warn(damaged(run.folder, run.skipped))
         if told and run not in told:
             warn(f"left out: {run.folder} has recorded nothing yet")
     return told or found

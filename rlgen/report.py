@@ -15,11 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
-from rlgen.command import AsJson, Debug, check_output, replying
+from rlgen.command import AsJson, Debug, check_output, replying, writing
 from rlgen.errors import ConfigError, RlgenError
 
 TOGETHER = 8  # experiments in one figure or table
-VIDEOS = 3  # of an experiment: its first, a middle and its last one
+VIDEOS = 3  # of the training: the first, a middle and the last one; so many of other names
+FILMS = (".gif", ".mp4")
 NOT_SETTINGS = ("name", "seed", "run", "tracking", "checkpoint")
 FILMED = 500  # most steps of an episode that is played for the report
 
@@ -48,10 +49,8 @@ def report(
 
         histories = history.read_all(runs, warn)
         page, notes = write_page(histories, title, play)
-        try:
+        with writing(output):
             output.write_text(page, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"-o: cannot write {str(output)!r}: {error.strerror}") from error
         folders = [str(run.folder) for run in histories]
         answer |= {"file": str(output), "runs": folders, "notes": notes}
         count = len(histories)
@@ -92,7 +91,7 @@ def write_page(
     page = template.render(
         title=title or _title(list(named)),
         told=f"{count} {plural('run', count)} of {several} {plural('experiment', several)}.",
-        written=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=rlgen.__version__,
         notes=notes,
         experiments=experiments,
@@ -278,7 +277,7 @@ def _command(config: dict[str, Any], seeds: Sequence[int]) -> tuple[str, str]:
 
 
 def _images(runs: Sequence[Any], play: bool, notes: list[str]) -> list[dict[str, Any]]:
-    """Pictures and videos of the first run that has any."""
+    """Pictures and videos of the first run that has any, those not of its training too."""
     from rlgen import rundir
 
     images: list[dict[str, Any]] = []
@@ -286,10 +285,13 @@ def _images(runs: Sequence[Any], play: bool, notes: list[str]) -> list[dict[str,
         for path in _latest(run.folder / rundir.PICTURES):
             told = f"{path.stem.partition('-')[0]}, seed {run.config['seed']}"
             images.append(_image(path.read_bytes(), "png", told, pixels=True))
-        videos = sorted((run.folder / rundir.VIDEOS).glob("*.gif"))
-        for path in _spread(videos, VIDEOS):
-            told = f"{int(path.stem):,} {_words(run.clock)}, seed {run.config['seed']}"
-            images.append(_image(path.read_bytes(), "gif", told))
+        films = sorted(p for p in (run.folder / rundir.VIDEOS).glob("*") if p.suffix in FILMS)
+        timed = [path for path in films if path.stem.isdecimal()]  # of the training
+        other = [path for path in films if path not in timed]
+        for path in [*_spread(timed, VIDEOS), *_spread(other, VIDEOS)]:
+            what = f"{int(path.stem):,} {_words(run.clock)}" if path in timed else path.stem
+            told = f"{what}, seed {run.config['seed']}"
+            images.append(_image(path.read_bytes(), path.suffix[1:], told))
         if images:
             return images
     if play and runs[0].config.get("env"):
@@ -313,8 +315,9 @@ def _played(run: Any, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def _image(content: bytes, kind: str, caption: str, pixels: bool = False) -> dict[str, Any]:
-    data = base64.b64encode(content).decode()
-    return {"source": f"data:image/{kind};base64,{data}", "caption": caption, "pixels": pixels}
+    family = "video" if kind == "mp4" else "image"
+    source = f"data:{family}/{kind};base64,{base64.b64encode(content).decode()}"
+    return {"source": source, "caption": caption, "pixels": pixels, "video": family == "video"}
 
 
 def _latest(folder: Path) -> list[Path]:
@@ -409,11 +412,11 @@ def _differences(named: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 def _versions(histories: Sequence[Any]) -> list[tuple[str, str]]:
-    """Every package with the versions that the runs were made with."""
+    """Every package with the versions that the runs were made with; machines and commits."""
     from rlgen import rundir
 
     found: dict[str, dict[str, None]] = {}
     for run in histories:
         for package, version in rundir.read_versions(run.folder).items():
             found.setdefault(package, {})[version] = None
-    return [(package, ", ".join(versions)) for package, versions in found.items()]
+    return [(package, "; ".join(versions)) for package, versions in found.items()]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.metadata
 import json
+import os
 import platform
 import secrets
+import subprocess
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -69,7 +73,7 @@ def create(experiment: Experiment) -> Path:
 def prepare(run_dir: Path, experiment: Experiment) -> None:
     """Write what every run's directory begins with."""
     write_config(run_dir, experiment)
-    (run_dir / VERSIONS).write_text(json.dumps(versions(), indent=1))
+    (run_dir / VERSIONS).write_text(json.dumps(versions() | surroundings(), indent=1))
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -96,7 +100,7 @@ def read_plain(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / CONFIG
     if not path.is_file():
-        raise CheckpointError(f"{str(run_dir)!r} is not a run: it has no {CONFIG}")
+        raise CheckpointError(_no_run(run_dir))
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is built
     try:
         plain: dict[str, Any] = yaml.load(path.read_text(), loader)  # noqa: S506 (both are safe)
@@ -111,6 +115,17 @@ def read_plain(run_dir: Path) -> dict[str, Any]:
             found = f"{key!r} is {plain[key]!r}" if key in plain else f"it has no {key!r}"
             raise CheckpointError(f"{path}: no configuration of a run: {found}")
     return plain
+
+
+def _no_run(folder: Path) -> str:
+    """What to say of a folder that is no run, and what to give in its place."""
+    what = f"is not a run: it has no {CONFIG}" if folder.is_dir() else "is no folder"
+    advice = "give a run's folder, runs/NAME/RUN ('rlgen runs' lists them)"
+    below = [*folder.glob(f"*/{CONFIG}"), *folder.glob(f"*/*/{CONFIG}")]
+    if below:
+        latest = max((path.parent for path in below), key=lambda run: run.name)
+        advice = f"the latest run in it is {str(latest)!r}"
+    return f"{str(folder)!r} {what}; {advice}"
 
 
 def read_experiment(run_dir: Path) -> Experiment:
@@ -157,7 +172,7 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
 
 
 def read_versions(run_dir: Path) -> dict[str, str]:
-    """`versions` as they were when the run began; empty where they are damaged."""
+    """`versions` and `surroundings` when the run began; empty where they are damaged."""
     return {name: str(version) for name, version in _read_json(run_dir / VERSIONS).items()}
 
 
@@ -178,3 +193,47 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "missing"
     return found
+
+
+@functools.cache
+def surroundings() -> dict[str, str]:
+    """The ``machine``, on which times and rates depend, and of a checkout of rlgen the ``commit``.
+
+    That is of the driver: the workers may be elsewhere.
+    """
+    parts = [_processor(), f"{os.cpu_count()} cores"]
+    with contextlib.suppress(ValueError, OSError):  # not every system tells
+        parts.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB")
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        parts += _values(path, "Model")
+    found = {"machine": ", ".join((*parts, platform.platform(terse=True)))}
+    commit = _commit(Path(rlgen.__file__).parents[1])
+    return found | ({"commit": commit} if commit else {})
+
+
+def _processor() -> str:
+    named = _values(Path("/proc/cpuinfo"), "model name")
+    return " ".join((named or [platform.processor() or platform.machine()])[0].split())
+
+
+def _values(path: Path, key: str) -> list[str]:
+    """What stands behind a key in a file of ``key: value`` lines; nothing where there is none."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = path.read_text(errors="replace").splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return [value.strip() for name, _, value in pairs if name.strip() == key]
+
+
+def _commit(root: Path) -> str:
+    """The commit that a checkout is at, and whether it was changed since; empty where unknown."""
+    if not (root / ".git").exists():
+        return ""
+    described = ["describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(root), *described],
+            capture_output=True, text=True, timeout=5,
+        )  # fmt: skip
+        return done.stdout.strip() if done.returncode == 0 else ""
+    return ""

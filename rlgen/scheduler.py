@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import signal
 import time
 from collections import Counter
@@ -168,7 +169,7 @@ class Scheduler:
         except (WorkerDied, NotFinite, StoreFull) as error:
             if not self._kept():
                 raise
-            again = f"go on from its last checkpoint with 'rlgen resume {self.run_dir}'"
+            again = f"go on from its last checkpoint with 'rlgen resume {shlex.quote(str(self.run_dir))}'"
             kind = WorkerDied if isinstance(error, WorkerDied) else type(error)
             raise kind(f"{error}; {again}") from error
         finally:
@@ -225,7 +226,8 @@ class Scheduler:
     def _diverged(self, what: str) -> Diverged:
         if self._kept():
             path = checkpoint.latest(self.run_dir / rundir.CHECKPOINTS, self.warn)
-            kept = f"the last good checkpoint is {path}, which 'rlgen eval {self.run_dir}' reads"
+            run = shlex.quote(str(self.run_dir))
+            kept = f"the last good checkpoint is {path}, which 'rlgen eval {run}' reads"
         else:
             kept = "no checkpoint was written before (checkpoint.every)"
         message = (

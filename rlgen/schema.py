@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rlgen.command import AsJson, Debug, check_output, replying
+from rlgen.command import AsJson, Debug, check_output, replying, writing
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -29,7 +29,8 @@ def schema(
             answer |= {"schema": made}
             print(json.dumps(made, indent=1))
             return
-        output.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        with writing(output):
+            output.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
         answer |= {"file": str(output)}
         print(f"{output}; begin a configuration with")
         print(f"# yaml-language-server: $schema={output.absolute().as_uri()}")

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -181,7 +182,7 @@ class Sink:
         """Take one record, as it stands in the run's file."""
         self._ticks = record.get(self.about.clock, self._ticks)
         self._step = int(record.get(self.about.steps, self._step))
-        self._time = record["time"]
+        self._time = record.get("time", self._time)
         if record["kind"] != "summary":  # which `close` gives
             found = medium(record, self.about.folder)
             self._log(numbers(record), record.get("message"), found)
@@ -208,7 +209,8 @@ class WandB(Sink):
             wandb.setup(wandb.Settings(silent=True))
             if not wandb.login(prompt=False, verify=False):
                 mode = "offline"
-                advice = f"after 'wandb login', 'rlgen sync {about.folder} --to wandb' uploads it"
+                again = f"rlgen sync {shlex.quote(str(about.folder))} --to wandb"
+                advice = f"after 'wandb login', '{again}' uploads it"
                 say(f"wandb: there is no API key, so the run is kept offline; {advice}")
         if about.replay and mode == "offline":
             for earlier in (about.folder / "wandb").glob("offline-run-*"):
@@ -274,7 +276,9 @@ class TensorBoard(Sink):
             self._written = Path(tempfile.mkdtemp(prefix=".tensorboard-", dir=about.folder))
         self._writer = EventFileWriter(str(self._written), flush_secs=5)
         self._configured = False
-        self.where = f"{self._folder} (to see it: tensorboard --logdir {about.folder})"
+        self.where = (
+            f"{self._folder} (to see it: tensorboard --logdir {shlex.quote(str(about.folder))})"
+        )
 
     def _log(
         self, values: dict[str, float], message: str | None, file: tuple[str, Path] | None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import threading
@@ -172,20 +173,13 @@ def _fetch_checkpoints(
 
 
 def runs(where: str) -> list[tuple[str, dict[str, Any]]]:
-    """The runs below a ``run.dir``, as URIs or paths, each with its summary (empty: not ended).
+    """The runs below the URI of a ``run.dir``, each with its summary (empty: not ended).
 
     Raises:
         ConfigError: the storage cannot be read.
     """
     import json
 
-    if not is_uri(where):
-        where_path = Path(where)
-        folders = sorted(path.parent for path in where_path.glob("*/*/config.yaml"))
-        return [
-            (str(f), json.loads(s.read_text()) if (s := f / "summary.json").is_file() else {})
-            for f in folders
-        ]
     with _explained(where, "read"):
         filesystem, root = _open(where)
         try:
@@ -269,7 +263,8 @@ class Mirror:
                     continue
                 self.warn(
                     f"run.dir: not all could be uploaded to {self.uri}: {_reason(error)}; the run "
-                    f"is whole in {self.folder}; 'rlgen push {self.folder}' uploads the rest"
+                    f"is whole in {self.folder}; 'rlgen push {shlex.quote(str(self.folder))}' "
+                    "uploads the rest"
                 )
                 return False
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from rlgen.command import AsJson, Debug, Overrides, Quiet, console, replying
-from rlgen.errors import ConfigError
+from rlgen.command import AsJson, Debug, Overrides, Quiet, console, damaged, replying
+from rlgen.errors import CheckpointError, ConfigError, did_you_mean
 
 SHOWN = 20  # trials in the table
 
@@ -59,7 +60,8 @@ def sweep(
             trials = found.run(_nothing if quiet else _say)
         except KeyboardInterrupt:
             found.write_results(found.trials())
-            raise KeyboardInterrupt(f"stopped; go on with: rlgen sweep --resume {where}") from None
+            again = f"rlgen sweep --resume {shlex.quote(where)}"
+            raise KeyboardInterrupt(f"stopped; go on with: {again}") from None
         order = sweeps.ranked(trials)
         answer |= {
             "results": str(found.folder / sweeps.RESULTS),
@@ -72,11 +74,14 @@ def sweep(
         if order[0].mean is None:
             raise ConfigError(f"sweep: no trial was evaluated; the first failed: {order[0].reason}")
         answer["best"] = str(found.folder / sweeps.BEST)
-        print(f"next: rlgen train {found.folder / sweeps.BEST}")
+        print(f"next: rlgen train {shlex.quote(answer['best'])}")
 
 
 def runs(
-    where: Annotated[str, typer.Argument(metavar="WHERE", help="A folder or URI of runs")] = "runs",
+    where: Annotated[
+        str,
+        typer.Argument(metavar="WHERE", help="A folder or URI of runs, an experiment in runs/"),
+    ] = "runs",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -84,17 +89,20 @@ def runs(
     with replying(as_json, debug) as answer:
         from rlgen import storage
 
-        found = storage.runs(where)
-        answer["runs"] = [{"run": run, "summary": summary} for run, summary in found]
+        if storage.is_uri(where):
+            found = [(r, s, s.get("stop_reason", "(not ended)")) for r, s in storage.runs(where)]
+        else:
+            found = _here(where)
+        answer["runs"] = [{"run": r, "summary": s, "status": status} for r, s, status in found]
         if not found:
             print(f"no runs in {where}")
             return
         print(f"{'ended by':12} {'mean':>10} {'seconds':>8}  run")  # last, for it may be long
-        for run, summary in found:
+        for run, summary, status in found:
             reached = (summary.get("evaluation") or {}).get("mean")
             mean = "" if reached is None else f"{reached:.4g}"
-            seconds = f"{summary['seconds']:,.0f}" if summary else ""
-            print(f"{summary.get('stop_reason', '(not ended)'):12} {mean:>10} {seconds:>8}  {run}")
+            seconds = f"{summary['seconds']:,.0f}" if "seconds" in summary else ""
+            print(f"{status:12} {mean:>10} {seconds:>8}  {run}")
 
 
 def push(
@@ -121,6 +129,36 @@ def push(
             raise ConfigError(f"push: not all of {str(folder)!r} is at {target} yet; try again")
         answer |= {"folder": str(folder), "uri": target}
         print(f"{folder} is at {target}")
+
+
+def _here(where: str) -> list[tuple[str, dict[str, Any], str]]:
+    """The runs on this machine: folder, summary, and what ended them or in brackets how they are.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    from rlgen import history
+
+    path = Path(where) if Path(where).exists() else history.RUNS / where
+    if not path.is_dir() and where != str(history.RUNS):  # which the first run makes
+        known = [p.name for p in history.RUNS.glob("*") if p.is_dir()]
+        raise ConfigError(
+            f"runs: {where!r} is no folder; give one, or an experiment in {history.RUNS}/"
+            f"{did_you_mean(where, known)}"
+        )
+    found: list[tuple[str, dict[str, Any], str]] = []
+    for folder in history.find(path):
+        try:
+            run = history.read(folder)
+        except CheckpointError as error:
+            _warn(f"left out: {error}")
+            continue
+        if run.skipped:
+            _warn(damaged(folder, run.skipped))
+        ended = run.status in (history.ENDED, history.INTERRUPTED)
+        summary = run.summary if ended else {}
+        found.append((str(folder), summary, summary["stop_reason"] if ended else f"({run.status})"))
+    return found
 
 
 def add_to(app: typer.Typer) -> None:

@@ -114,7 +114,12 @@ def add_to(app: typer.Typer) -> None:
                 metavar="RUN ...", help="Runs, folders of runs, experiments in runs/; also URIs"
             ),
         ],
-        to: Annotated[str, typer.Option(help=f"{', '.join(SINKS[:-1])} or {SINKS[-1]}")],
+        to: Annotated[
+            str,
+            typer.Option(
+                help=f"{', '.join(SINKS[:-1])} or {SINKS[-1]}", autocompletion=lambda: list(SINKS)
+            ),
+        ],
         as_json: AsJson = False,
         debug: Debug = False,
     ) -> None:

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import queue
+import shlex
 import threading
 import time
 from collections import deque
@@ -129,7 +130,8 @@ class Feed:
     def __init__(self, name: str, about: sinks.About, mode: str) -> None:
         self.name = name
         self.messages: deque[str] = deque()
-        self._later = f"'rlgen sync {about.folder} --to {name}' brings it there"
+        again = f"rlgen sync {shlex.quote(str(about.folder))} --to {name}"
+        self._later = f"'{again}' brings it there"
         self._queue: queue.Queue[sinks.Record | None] = queue.Queue(WAITING)
         self._left_out = 0
         self._failed = False
@@ -161,7 +163,7 @@ class Feed:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive() and not self._failed:
             self.messages.append(f"{self.name}: not through after {FINISH_S:g} s; {self._later}")
-        elif self._left_out:
+        elif self._left_out and not self._failed:  # of which the user knows
             count = f"{self._left_out:,} records were left out"
             self.messages.append(f"{self.name}: too slow, {count}; {self._later}")
 

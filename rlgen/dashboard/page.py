@@ -76,7 +76,7 @@ STATUS = {
 EXPERIMENT = _text("experiment", "Experiment", 250, flex=2, minWidth=170, tooltipField="experiment")
 SHARED = [
     _number("steps", "Steps", 144, "steps_text"),
-    _number("result", "Result", 126, "result_text", cellClass="ag-right-aligned-cell strong"),
+    _number("result", "Result", 138, "result_text", cellClass="ag-right-aligned-cell strong"),
     _text("metric", "Metric", 150, cellClass="soft", flex=1, minWidth=124, tooltipField="metric"),
     _number("speed", "Speed", 144, "speed_text"),
     {
@@ -101,7 +101,7 @@ EXPERIMENT_COLUMNS = [
     _text("algorithm", "Algorithm", 165, tooltipField="algorithm"),
     _text("task", "Task", 152, tooltipField="task"),
     _number("runs", "Runs", 84),
-    _text("status_text", "Status", 150, tooltipField="status_text"),
+    _text("status_text", "Status", 132, tooltipField="status_text"),
     *SHARED,
 ]
 

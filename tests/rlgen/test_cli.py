@@ -5,11 +5,13 @@ import io
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +20,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
+from recorded import append, write_run
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rlgen import __version__, cli, display, load
+from rlgen import __main__, __version__, cli, display, doctor, load
 from rlgen.command import replying
 from rlgen.config import load_experiment
 from rlgen.errors import ConfigError
@@ -130,6 +133,16 @@ def test_what_is_next_can_be_typed_where_rlgen_is_not_on_the_path(tmp_path):
     assert f"{line.split()[1]} dashboard runs" in done.stdout
 
 
+def test_what_is_next_can_be_typed_where_a_folder_has_a_space(tmp_path):
+    folder = tmp_path / "my runs"
+    lines = rlgen("train", *PLANNER, f"run.dir={folder}", "--quiet").stdout.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("next: "))
+    told = [shlex.split(line.removeprefix("next:")) for line in lines[first:]]
+    (run,) = folder.glob("*/*")
+    assert [words[:3] for words in told if words[1] == "eval"] == [["rlgen", "eval", str(run)]]
+    assert ["rlgen", "dashboard", str(folder)] in told
+
+
 def test_list_can_be_of_some():
     found = answer("list", "configs", "CartPole", "ppo")
     assert set(found.pop("configs")) == {"ppo-cartpole", "ppo-masked-cartpole"}
@@ -163,10 +176,24 @@ def test_doctor_says_ok_or_what_to_do(in_tmp, monkeypatch):
     assert list(in_tmp.iterdir()) == []
 
     monkeypatch.setenv("RLGEN_DATA", str(in_tmp / "nowhere"))
+    find = doctor.importlib.util.find_spec
+    monkeypatch.setattr(
+        doctor.importlib.util,
+        "find_spec",
+        lambda name: None if name == "onnxscript" else find(name),
+    )
     result = rlgen("doctor")
     assert result.exit_code == 1
     assert f"problem  data: RLGEN_DATA={in_tmp / 'nowhere'} is not a folder" in result.stdout
     assert "-> make it, or set RLGEN_DATA" in result.stdout
+    line = "ok       extra onnx (rlgen export --format onnx): not installed; "
+    assert f"{line}pip install 'rlgen[onnx]'\n" in result.stdout
+
+
+def test_doctor_knows_every_extra():
+    plain = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    extras = plain["project"]["optional-dependencies"].keys() - {"dev", "docs"}
+    assert doctor.EXTRAS.keys() == extras
 
 
 def test_train_sums_up_and_says_what_is_next(in_tmp):
@@ -203,7 +230,10 @@ def test_resume_goes_on_where_the_run_stood(tmp_path):
 def test_eval_of_an_agent_counts_episodes(agent_run):
     evaluation = answer("eval", agent_run, "--episodes", 3)
     assert evaluation["metric"] == "return" and evaluation["episodes"] == 3
-    assert "over 3 episodes" in rlgen("eval", agent_run, "--episodes", 3).stdout
+    first, *others = rlgen("eval", agent_run, "--episodes", 3).stdout.splitlines()
+    assert first.endswith(" over 3 episodes")
+    assert [line.split()[0] for line in others] == ["min", "max", "length"]
+    assert len({line.rindex(" ") for line in others}) == 1  # one below the other
 
 
 def test_eval_of_a_model_takes_a_split(model_run):
@@ -230,6 +260,7 @@ def test_eval_of_a_model_adds_its_dear_figures_with_errors(model_run, tmp_path, 
     assert float(line.split()[1]) == pytest.approx(value, abs=1e-2)
     assert float(line.split()[3]) == pytest.approx(error - value, rel=0.1)
     assert "(features, validation rows " in line
+    assert lines[-1] == "  (each interval is of one standard error, where its note says no other)"
     few = answer("eval", model_run, "--rows", 29)
     assert "mmd" not in few["figures"] and "note" not in found
     assert few["note"] == "distances of samples to rows need 30 rows (--rows, data)"
@@ -377,14 +408,22 @@ def test_sample_draws_a_picture_that_its_seed_repeats(model_run, tmp_path):
 
 def test_rows_are_scored_with_the_error_of_their_mean():
     rows = {"metric": "elbo", "mean": -20.0, "std": 3.0, "rows": 101}
-    assert display.score(rows) == "elbo -20.00 ± 0.30 over 101 rows"
+    assert display.score(rows) == "elbo -20.00 ± 0.30 (standard error) over 101 rows"
     rows |= {"std": math.inf}
     assert display.score(rows) == "elbo -20.00 over 101 rows"
     rows |= {"mean": -math.inf, "std": math.nan}
     impossible = "rows are impossible to the model, or it has diverged"
     assert display.score(rows) == f"elbo is -inf ({impossible}) over 101 rows"
     rows = {"metric": "accuracy", "mean": 0.9, "std": 0.3, "rows": 1}
-    assert display.score(rows) == "accuracy 0.9000 ± 0.3000 over 1 row"
+    assert display.score(rows) == "accuracy 0.9000 over 1 row"
+
+
+def test_one_episode_has_no_deviation():
+    episodes = {"metric": "return", "mean": -8.0, "std": 0.0, "episodes": 1}
+    assert display.score(episodes) == "greedy return -8.000 over 1 episode"
+    episodes |= {"episodes": 2}
+    said = "greedy return -8.000 ± 0.000 (standard deviation) over 2 episodes"
+    assert display.score(episodes) == said
 
 
 # --- progress -----------------------------------------------------------------------------------
@@ -404,6 +443,9 @@ PROGRESS = Progress(
 )
 
 
+SCORE = "greedy return 500.0 ± 0.0 (standard deviation) over 20 episodes"
+
+
 def test_a_pipe_gets_few_plain_lines(capsys, monkeypatch):
     show = display.Display(load_experiment("q-learning-cliff"), Console(file=io.StringIO()))
     with show:
@@ -414,7 +456,7 @@ def test_a_pipe_gets_few_plain_lines(capsys, monkeypatch):
     assert capsys.readouterr().out == (
         "env_steps 43,008  updates 84  (43%)  1,790 env_steps/s  0:00:32 left  "
         "episode_return 123.4  entropy 0.6123  "
-        "evaluation: greedy return 500.0 ± 0.0 over 20 episodes\n"
+        f"evaluation: {SCORE}\n"
     )
 
 
@@ -425,7 +467,10 @@ def test_a_terminal_gets_a_live_picture(capsys):
     seen = console.file.getvalue()
     assert "starting 1 worker (inline)" in seen  # before the first cycle
     assert "43%" in seen and "0:00:32 left" in seen and "1,790 env_steps/s" in seen
-    assert "evaluation: greedy return 500.0 ± 0.0 over 20 episodes  target -8" in seen
+    assert (
+        "evaluation: greedy return 500.0 ± 0.0 (standard deviation) over 20 episodes  target -8"
+        in seen
+    )
     assert "1 of 1 worker  worker: environment 50% inference 36% waiting 10%" in seen
     assert "learner: waiting 90% update 10%" in seen and "process" not in seen
     assert capsys.readouterr().out == ""
@@ -495,7 +540,7 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_lost(width):
     text = " ".join(" ".join(lines).split())
     for part in ("43% 0:00:32 left", "env_steps 43,008", "1,790 env_steps/s", "entropy 0.6123"):
         assert part in text, part
-    assert "evaluation: greedy return 500.0 ± 0.0 over 20 episodes" in text
+    assert "evaluation: greedy return 500.0 ± 0.0 (standard deviation) over 20 episodes" in text
     assert "q-learning-cliff" in text and "learner: waiting 90% update 10%" in text
 
 
@@ -519,13 +564,13 @@ def test_quiet_shows_nothing(terminal, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("target", "reached the target: greedy return 500.0 ± 0.0 over 20 episodes (target 475)"),
-        ("converged", "converged after 84 updates; greedy return 500.0 ± 0.0 over 20 episodes"),
-        ("interrupted", "interrupted; greedy return 500.0 ± 0.0 over 20 episodes"),
+        ("target", f"reached the target: {SCORE} (target 475)"),
+        ("converged", f"converged after 84 updates; {SCORE}"),
+        ("interrupted", f"interrupted; {SCORE}"),
         (
             "env_steps",
-            "ended after 9,000 environment steps (stop.env_steps); greedy return 500.0 ± 0.0 over "
-            "20 episodes (target 475 not reached)",
+            f"ended after 9,000 environment steps (stop.env_steps); {SCORE} (target 475 not "
+            "reached)",
         ),
     ],
 )
@@ -636,8 +681,51 @@ def test_an_unexpected_error_is_short_and_points_to_debug(in_tmp, monkeypatch):
 
 def test_what_is_not_a_run_is_refused(in_tmp):
     for command in (["resume"], ["eval"], ["sample", "-o", "x.png"]):
-        refused("'nowhere' is not a run", command[0], "nowhere", *command[1:])
+        refused(
+            "'nowhere' is no folder; give a run's folder, runs/NAME/RUN ('rlgen runs' lists them)",
+            command[0], "nowhere", *command[1:],
+        )  # fmt: skip
     assert list(in_tmp.iterdir()) == []
+
+
+def test_of_a_folder_of_runs_the_latest_is_named(in_tmp):
+    for name in ("b/20260101-000000-seed0", "a/20260102-000000-seed0", "a/20251231-000000-seed0"):
+        write_run(in_tmp / "runs" / name)
+    for folder, latest in {"runs": "a/20260102", "runs/b": "b/20260101"}.items():
+        latest = f"the latest run in it is 'runs/{latest}-000000-seed0'"
+        refused(f"{folder!r} is not a run: it has no config.yaml; {latest}", "eval", folder)
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+
+def test_runs_are_listed_with_what_they_have_come_to(in_tmp):
+    assert rlgen("runs").stdout == "no runs in runs\n"  # there are none yet
+    write_run(in_tmp / "runs/demo/r0")
+    write_run(in_tmp / "runs/sweeps/other/trials/r1", ended=False)
+    append(in_tmp / "runs/demo/r0", {"kind": "summary"}, {"kind": "train", "time": "now"})
+    found = answer("runs")["runs"]
+    assert [(run["run"], run["status"]) for run in found] == [
+        ("runs/demo/r0", "env_steps"),
+        ("runs/sweeps/other/trials/r1", "(broken off)"),
+    ]
+    assert found[0]["summary"]["env_steps"] == 400 and found[1]["summary"] == {}
+    for where in ("runs/demo", "demo", "runs/demo/r0"):  # a folder, an experiment, a run
+        assert [run["run"] for run in answer("runs", where)["runs"]] == ["runs/demo/r0"]
+    said = rlgen("runs", "demo")
+    assert said.stderr == "rlgen: runs/demo/r0: 1 damaged line of metrics.jsonl left out\n"
+    assert said.stdout.splitlines()[1].split() == ["env_steps", "2", "2", "runs/demo/r0"]
+
+
+def test_runs_that_are_not_there_or_damaged(in_tmp):
+    run = write_run(in_tmp / "runs/demo/r0")
+    refused("runs: 'dmo' is no folder; give one, or an experiment in runs/; did you mean 'demo'?",
+            "runs", "dmo")  # fmt: skip
+    refused("is no folder; give one", "runs", run / "config.yaml")
+    (run / "config.yaml").write_text("a: [")
+    said = rlgen("runs")
+    assert (said.exit_code, said.stdout) == (0, "no runs in runs\n")
+    assert "left out: runs/demo/r0/config.yaml: cannot be read" in said.stderr
 
 
 def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path):
@@ -764,6 +852,44 @@ HANGING = [
     "hyperparameters={gamma: 0.9}",
     "env={id: 'faulty_env:Faulty-v0', num_envs: 1, kwargs: {fault: hang, flag: hangs}}",
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_before_a_command_has_begun_is_quiet(ignored):
+    code = (
+        "import os, runpy, signal, sys\n"
+        f"signal.signal(signal.SIGINT, signal.{'SIG_IGN' if ignored else 'default_int_handler'})\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'rlgen.report': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "sys.argv = ['rlgen', '--version']\n"
+        "runpy.run_module('rlgen', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if ignored:
+        assert (done.returncode, done.stdout) == (0, f"rlgen {__version__}\n"), done.stderr
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "rlgen: stopped\n")
+
+
+def test_ctrl_c_between_import_and_command_is_quiet(monkeypatch, capfd):
+    class Left(Exception):
+        pass
+
+    def leave(status):
+        raise Left(status)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(cli, "main", interrupted)
+    monkeypatch.setattr(__main__.os, "_exit", leave)
+    with pytest.raises(Left, match="130"):
+        __main__.main()
+    assert capfd.readouterr().err == "rlgen: stopped\n"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_goes_on(start):

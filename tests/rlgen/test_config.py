@@ -75,6 +75,11 @@ def test_a_file_is_read_by_its_path(tmp_path):
     assert load_experiment(str(path)) == load_experiment(AGENT, ["name=mine"])
 
 
+@pytest.mark.parametrize("name", ["a", "7", "梯度 β=0.5, mine (2)", "dqn_v1.2+x@home-3"])
+def test_names_are_of_any_language(name):
+    assert load_experiment(AGENT, [f"name='{name}'"]).name == name
+
+
 def test_an_experiment_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         load_experiment(AGENT).seed = 4
@@ -159,6 +164,10 @@ WRONG = {
     "gamma": (AGENT, ["hyperparameters.gamma=1.5"], r"hyperparameters\.gamma: .*1\.5"),
     "not a number": (MODEL, ["stop.seconds=.nan"], r"stop\.seconds: .*finite"),
     "keep": (AGENT, ["checkpoint.keep=1"], r"checkpoint\.keep: .*greater than or equal to 2"),
+    "name of a path": (AGENT, ["name=a/b"], r"name: expected letters, digits, .*\(got 'a/b'\)"),
+    "name of a folder above": (AGENT, ["name=.."], r"name: expected letters, digits"),
+    "name of two lines": (AGENT, ['name="a\\nb"'], r"name: expected letters, digits"),
+    "name of nothing": (AGENT, ['name=""'], r"name: expected letters, digits"),
     # Contradictions.
     "environment for a model of data": (
         MODEL,

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import rlgen
 from rlgen import cli, demonstrations
 from rlgen.config import DemonstrationsConfig, load_experiment, resolve_experiment
+from rlgen.display import score
 from rlgen.errors import ConfigError, DataError
 from rlgen.problem import load_problem
 
@@ -74,8 +75,7 @@ def test_it_says_what_it_recorded_and_repeats_it(agent, recording, tmp_path):
     again = tmp_path / "again.npz"
     result = command("record", agent.dir, "-o", again, "--episodes", 5, "--seed", 3)
     answer = recording[1]
-    mean, std = answer["mean"], answer["std"]
-    said = f"5 episodes, {answer['steps']} steps, return {mean:.4g} ± {std:.4g} in {again}"
+    said = f"{answer['steps']:,} steps, {score(answer)} in {again}"
     assert result.stdout.strip().replace("\n", "") == said
     np.testing.assert_array_equal(read(again).observation, read(recording[0]).observation)
     agent.record(tmp_path / "other.npz", episodes=5, seed=4)

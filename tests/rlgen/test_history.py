@@ -191,7 +191,16 @@ def test_damaged_answers_of_a_run_are_none(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "record", [{"time": None}, {"env_steps": "many"}, {"kind": 3}, {"kind": "evaluation"}]
+    "record",
+    [
+        {"time": None},
+        {"env_steps": "many"},
+        {"env_steps": float("inf")},
+        {"updates": 10**400},
+        {"seconds": float("nan")},
+        {"kind": 3},
+        {"kind": "evaluation"},
+    ],
 )
 def test_a_record_that_is_none_of_ours_is_a_damaged_line(tmp_path, record):
     folder = write_run(tmp_path / "run")

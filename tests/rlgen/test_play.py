@@ -1,5 +1,6 @@
 """Videos: what is on them, how long it stays, and that a run is the same with and without them."""
 
+import errno
 import io
 import json
 import sys
@@ -107,6 +108,11 @@ def test_a_long_video_is_thinned_out_and_lasts_as_long():
     assert videos.MOST_PICTURES / 2 <= len(pictures) <= videos.MOST_PICTURES
     assert sum(ms for _, ms in pictures) == 900 * 20 + 1000
     assert video.lengths == [900]
+
+
+def test_no_picture_is_too_short_for_browsers():
+    video = make_video(shots(9), "gif", 500.0)  # two milliseconds each; below 20 they take 100
+    assert {ms for _, ms in frames(video.content)[:-1]} == {20}
 
 
 def test_few_colours_are_kept_as_they_are():
@@ -304,6 +310,16 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_played(
     assert "x.gif' may not be written; give another place" in result.stderr
 
 
+def test_a_disk_without_room_is_one_message(cliff, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    result = command(cliff.dir, "-o", tmp_path / "x.gif")
+    assert result.exit_code == 2
+    assert "x.gif': No space left on device" in result.stderr
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     result = command(tmp_path, "-o", tmp_path / "x.gif")
     assert result.exit_code == 2
@@ -365,7 +381,13 @@ def test_drawing_without_pygame_names_the_extra(tmp_path, monkeypatch):
 
 
 def test_numbers_out_of_range_are_refused(cliff):
-    for wrong in ({"episodes": 0}, {"max_steps": 0}, {"fps": 0.0}, {"format": "gifs"}):
+    for wrong in (
+        {"episodes": 0},
+        {"max_steps": 0},
+        {"fps": 0.0},
+        {"fps": np.inf},
+        {"format": "gifs"},
+    ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             cliff.play(**wrong)
     assert isinstance(cliff, rlgen.Run)

@@ -1,5 +1,6 @@
 """What ``rlgen plot`` draws of runs: the data in the figures, and the refusals."""
 
+import errno
 import json
 import math
 import shutil
@@ -11,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import rlgen
-from rlgen import cli, curves, drawing, history, value_maps
+from rlgen import cli, curves, drawing, figures, history, value_maps
 from rlgen.api import load
 from rlgen.palette import COLOURS
 
@@ -107,7 +108,7 @@ def test_a_figure_and_a_clock_can_be_chosen(seeds, tmp_path):
         file = tmp_path / f"curves{ending}"
         found = answer("curves", seeds, "-o", file, "--figure", "train/loss", "--x", "seconds")
         assert found["figure"] == "train/loss" and len(found["experiments"]["two"]) == 2
-    assert Image.open(tmp_path / "curves.png").size == (1080, 630)
+    assert Image.open(tmp_path / "curves.png").width == pytest.approx(1080, abs=30)
     assert (tmp_path / "curves.svg").read_text().count("<svg ") == 1
     named = history.experiments(history.read_all([seeds], pytest.fail))
     (axes,) = curves.learning(named, "train/loss", "seconds").axes
@@ -125,6 +126,28 @@ def test_what_shows_most_is_chosen(tmp_path):
     assert curves.choose_figure([few]) == "train/episode_length"
     only = history.read(written(tmp_path, "only", evaluations=[(1, 0.0), (2, 3.0)]))
     assert curves.choose_figure([only]) == "evaluation/mean"
+
+
+def test_damaged_lines_are_counted_and_said(seeds, tmp_path):
+    (first, *_) = (seeds / "two").iterdir()
+    with (first / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "env\n[1, 2]\n')
+    done = plot("curves", seeds, "-o", tmp_path / "x.png")
+    assert (done.exit_code, done.stderr) == (
+        0, f"rlgen: {first}: 2 damaged lines of metrics.jsonl left out\n"
+    )  # fmt: skip
+
+
+def test_a_name_is_no_formula(tmp_path):
+    for workers in (1, 2):
+        trains = [(x, {"seconds": 1.0, "regret": 0.5}) for x in (10, 100)]
+        env = {"id": "rlgen/BernoulliBandit-v0", "kwargs": {}}
+        written(tmp_path, "a $\\foo$", workers, [(1, 2.0)], trains, env=env,
+                scheduler={"workers": workers})  # fmt: skip
+    runs = history.read_all([tmp_path], pytest.fail)
+    named = history.experiments(runs)
+    for figure in (curves.learning(named), curves.regret(named), curves.throughput(runs)[0]):
+        drawing.save(figure, tmp_path / "x.png")
 
 
 def test_bad_curves_are_refused(seeds, tmp_path, monkeypatch):
@@ -145,6 +168,12 @@ def test_bad_curves_are_refused(seeds, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(seeds / "two", tmp_path / "runs" / "two-again")
     assert answer("curves", "two-again", *out)["experiments"].keys() == {"two"}
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    refused(f"-o: cannot write '{out[1]}': No space left on device", "curves", "two-again", *out)
     assert not list(tmp_path.glob("*.jpg"))
 
 
@@ -411,7 +440,7 @@ def test_filters_are_the_first_layers_weights_the_strongest_first(models, tmp_pa
     for name, rows in weights.items():
         file = tmp_path / f"{name}.png"
         found = answer("filters", models[name].dir, "-o", file, "-n", 9)
-        assert found["filters"] == len(rows) and Image.open(file).size == (825, 870)
+        assert found["filters"] == len(rows) and Image.open(file).width < 870
         order = np.argsort(-np.linalg.norm(rows, axis=1), kind="stable")[:9]
         expected = rows[order] / np.abs(rows[order]).max(axis=1, keepdims=True)
         np.testing.assert_allclose(seen["rows"], 0.5 + 0.5 * expected, atol=1e-6)
@@ -428,12 +457,30 @@ def test_reconstructions_stand_below_their_rows(models, tmp_path):
     found = answer("reconstructions", run.dir, "-o", tmp_path / "r.png", "--rows", 23)
     assert found["rows"] == 23 and found["split"] == "test"
     assert found["mean_squared_error"] > 0
-    width, height = Image.open(tmp_path / "r.png").size
-    assert width == 975 and height < width  # three lines of ten, and as many of theirs
+    image = Image.open(tmp_path / "r.png").convert("L")
+    width, height = image.size
+    assert width < 1100 and height < width  # three lines of ten, and as many of theirs
+    inked = np.nonzero((np.asarray(image) < 255).any(axis=1))[0]
+    assert inked[0] < 20 and height - inked[-1] < 20  # no white bands
     answer("reconstructions", models["vae-two-moons"].dir, "-o", tmp_path / "m.svg", "--rows", 9)
     out = ("-o", tmp_path / "x.png")
     refused("there is no 'tset'; did you mean 'test'", "reconstructions", run.dir, *out,
             "--split", "tset")  # fmt: skip
+
+
+def test_a_line_leads_from_each_point_to_its_reconstruction(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    rows, made = np.arange(8.0).reshape(4, 2), np.arange(8.0).reshape(4, 2) + 0.5
+    figures.save_reconstructions(tmp_path / "x.png", rows, made, (2,))
+    (axes,) = drawn[0].axes
+    lines = [line.get_xydata() for line in axes.lines]
+    np.testing.assert_array_equal(lines, np.stack([rows, made], axis=1))
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["data", "reconstructions"]
+    figures.save_reconstructions(tmp_path / "x.png", np.eye(4), np.eye(4), (2, 2))
+    names = [text.get_text() for text in drawn[1].axes[0].get_yticklabels()]
+    assert names == ["data", "reconstruction"]
 
 
 def test_models_figures_refuse_agents(tmp_path):

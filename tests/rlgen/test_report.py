@@ -2,9 +2,13 @@
 
 import base64
 import json
+import os
+import platform
 import re
 import shlex
 import shutil
+import subprocess
+from datetime import datetime
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,7 +18,7 @@ from experiments import train
 from PIL import Image
 from typer.testing import CliRunner
 
-from rlgen import cli
+from rlgen import cli, rundir
 from rlgen.config import config_names, load_experiment
 from rlgen.history import band
 from rlgen.tracking import METRICS
@@ -179,6 +183,52 @@ def test_pictures_and_videos_are_in_the_page(runs, tmp_path):
     shown += [films / f"{ticks:010d}.gif" for ticks in (1000, 3000, 5000)]
     assert sorted(images[1:]) == sorted(path.read_bytes() for path in shown)
     assert "5,000 environment steps, seed 0" in output.read_text()
+
+
+def test_videos_of_any_name_and_both_kinds_are_in_the_page(runs, tmp_path):
+    films = runs / "a/r0/videos"
+    films.mkdir()
+    Image.new("P", (8, 5)).save(films / "0000001000.gif")
+    Image.new("P", (9, 5)).save(films / "best.gif")
+    (films / "at-last.mp4").write_bytes(b"a film")
+    (films / "notes.txt").write_text("mine")
+    output = tmp_path / "report.html"
+    result = command(runs, "-o", output)
+    assert result.exit_code == 0, result.stderr
+    text = output.read_text()
+    shown = re.findall(r"<figcaption>([^<]+), seed 0</figcaption>", text)
+    assert shown == ["1,000 environment steps", "at-last", "best"]
+    film = base64.b64encode(b"a film").decode()
+    assert f'<video controls loop muted src="data:video/mp4;base64,{film}"' in text
+    assert "media-src data:" in text
+
+
+def test_the_page_says_when_it_was_written_and_on_what_the_runs_were_made(runs, tmp_path):
+    for folder, machine in (("a/r0", "one, 2 cores"), ("b/r0", "two, 8 cores")):
+        found = {"rlgen": "0.1.0", "torch": "9.9", "machine": machine, "commit": "abc-dirty"}
+        (runs / folder / "versions.json").write_text(json.dumps(found))
+    output = tmp_path / "report.html"
+    assert command(runs, "-o", output).exit_code == 0
+    page = Page(output)
+    assert page.row("machine") == ["machine", "one, 2 cores; two, 8 cores"]
+    assert page.row("commit") == ["commit", "abc-dirty"]
+    zone = datetime.now().astimezone().tzname()
+    assert re.search(rf"Written \d+-\d\d-\d\d \d\d:\d\d {re.escape(zone)} by", "".join(page.text))
+
+
+def test_a_run_records_its_machine_and_of_a_checkout_the_commit(tmp_path):
+    machine = rundir.read_versions(train("sarsa", tmp_path / "runs").dir)["machine"]
+    assert f", {os.cpu_count()} cores, " in machine and platform.system() in machine
+    assert rundir._commit(tmp_path) == ""
+    for words in (["init", "-q"], ["add", "a"], ["commit", "-qm", "first"]):
+        (tmp_path / "a").write_text("1")
+        author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *author, *words], cwd=tmp_path, check=True)
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True)
+    commit = found.stdout.decode()[:10]
+    assert rundir._commit(tmp_path) == commit
+    (tmp_path / "a").write_text("2")
+    assert rundir._commit(tmp_path) == f"{commit}-dirty"
 
 
 def test_an_agent_can_be_filmed_for_the_report(tmp_path):

@@ -185,7 +185,7 @@ def test_what_cannot_be_synced_is_one_message(to, message, folder):
 
 
 def test_no_run_is_one_message_and_others_go_on(folder, tmp_path):
-    with pytest.raises(CheckpointError, match=r"is not a run: it has no config\.yaml"):
+    with pytest.raises(CheckpointError, match=r"is no folder; give a run"):
         sync(tmp_path / "nothing", "tensorboard", pytest.fail)
     (folder.parent / "empty").mkdir()
     shutil.copy(folder / "config.yaml", folder.parent / "empty")
@@ -230,7 +230,7 @@ def test_the_trials_of_a_sweep_are_a_group(finished, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_loses_its_last_line_at_most_and_every_sink_can_have_it(tmp_path):
-    # No key, and not the service that wandb has started for other tests: it would keep the killed run open.
+    # No key, and not the service that other tests have begun: it would keep the killed run open.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     environment |= {"TRACKIO_DIR": str(tmp_path / "trackio"), "OMP_NUM_THREADS": "1"}
     environment |= {"HOME": str(tmp_path), "WANDB_MODE": "offline"}

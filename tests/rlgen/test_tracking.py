@@ -208,6 +208,29 @@ def test_a_slow_sink_is_given_what_it_can_take_and_the_rest_is_counted(
     ]
 
 
+def test_a_sink_that_was_slow_and_then_fails_warns_once(stuck, tmp_path, monkeypatch):
+    def fail(summary):
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(tracking, "WAITING", 5)
+    monkeypatch.setattr(stuck, "close", fail)
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    about = sinks.about(folder, {"name": "x", "algorithm": "dqn"}, "env_steps")
+    feed = tracking.Feed("wandb", about, "offline")
+    for number in range(21):
+        feed.put({"number": number})
+    stuck.go_on.set()
+    deadline = time.monotonic() + 60
+    feed.finish({}, deadline)
+    feed.join(deadline)
+    assert feed._left_out
+    assert list(feed.messages) == [
+        "wandb: ConnectionError: nobody answers; going on without it; "
+        f"'rlgen sync '{folder}' --to wandb' brings it there"
+    ]
+
+
 @pytest.mark.parametrize("name", ["tensorboard", "trackio"])
 def test_a_missing_extra_is_told_before_anything_is_written(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sinks.importlib.util, "find_spec", lambda package: None)

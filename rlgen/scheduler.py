@@ -169,7 +169,8 @@ class Scheduler:
         except (WorkerDied, NotFinite, StoreFull) as error:
             if not self._kept():
                 raise
-            again = f"go on from its last checkpoint with 'rlgen resume {shlex.quote(str(self.run_dir))}'"
+            run = shlex.quote(str(self.run_dir))
+            again = f"go on from its last checkpoint with 'rlgen resume {run}'"
             kind = WorkerDied if isinstance(error, WorkerDied) else type(error)
             raise kind(f"{error}; {again}") from error
         finally:

@@ -33,15 +33,17 @@ def choose_figure(runs: Sequence[History]) -> str:
     """The figure that shows best how runs went: the score of the evaluations, as a rule.
 
     Where they are fewer than `ENOUGH` or all the same, it is the first of `TRAINED` that changes,
-    or the first figure that all of the runs have.
+    or else the first of all figures that does in all of the runs.
     """
     if all(len(run.of("evaluation")) >= ENOUGH and _changes(run, SCORE) for run in runs):
         return SCORE
     for figure in (f"train/{name}" for name in TRAINED):
         if all(_changes(run, figure) for run in runs):
             return figure
-    shared = [f for f in runs[0].figures() if all(f in run.figures() for run in runs)]
-    return next(iter(shared), SCORE)
+    known = [run.figures() for run in runs]
+    shared = [figure for figure in known[0] if all(figure in found for found in known)]
+    moving = (figure for figure in shared if all(_changes(run, figure) for run in runs))
+    return next(moving, next(iter(shared), SCORE))
 
 
 def _changes(run: History, figure: str) -> bool:
@@ -54,7 +56,8 @@ def words(figure: str, runs: Sequence[History]) -> str:
     kind, _, name = figure.partition("/")
     if figure == SCORE:
         metrics = {record["metric"] for run in runs for record in run.of(kind)}
-        return " or ".join(sorted("greedy return" if m == "return" else m for m in metrics))
+        named = sorted("greedy return" if m == "return" else m for m in metrics)
+        return " or ".join(named).replace("_", " ")
     if kind == "evaluation":
         return f"{name} of the evaluations".replace("_", " ")
     return "return while training" if name == "episode_return" else name.replace("_", " ")

@@ -58,4 +58,7 @@ def play(
             where = f" in {output} ({number(len(video.content) // 1000)} kB)"
         print(f"{count} {plural('episode', count)}, {steps:,} steps, return {told}{where}")
         if video.cut:
-            print(f"{video.cut} cut after {max_steps:,} steps; --max-steps lets them go on")
+            more = "it" if video.cut == 1 else "them"
+            print(
+                f"{video.cut} cut after {max_steps:,} steps; a larger --max-steps lets {more} go on"
+            )

@@ -22,6 +22,7 @@ TOGETHER = 8  # experiments in one figure or table
 VIDEOS = 3  # of the training: the first, a middle and the last one; so many of other names
 FILMS = (".gif", ".mp4")
 NOT_SETTINGS = ("name", "seed", "run", "tracking", "checkpoint")
+HALF = 60  # letters of a legend's line for which half the width of a figure is enough
 FILMED = 500  # most steps of an episode that is played for the report
 
 
@@ -373,8 +374,9 @@ def _curves(named: dict[str, list[Any]], notes: list[str]) -> list[dict[str, str
             notes.append(f"{task}: no curves, for {error}")
             continue
         handles, labels = axes[0].get_legend_handles_labels()
+        columns = 2 if len(labels) > 1 and max(map(len, labels)) <= HALF else 1
         legend = picture.legend(
-            handles, labels, loc="outside lower center", ncols=1 + (len(labels) > 1), frameon=False
+            handles, labels, loc="outside lower center", ncols=columns, frameon=False
         )
         for text in legend.get_texts():
             text.set_parse_math(False)  # a name may have a $ in it
@@ -399,7 +401,7 @@ def _differences(named: dict[str, list[Any]]) -> list[dict[str, Any]]:
     for task, group in _together(named):
         configs = [_settings(runs[0].config) for runs in group.values()]
         rows = [
-            (key, [json.dumps(config[key]) if key in config else "–" for config in configs])
+            (key, [_plain(config[key]) if key in config else "–" for config in configs])
             for key in history.differing(configs)
         ]
         shared = [row for row in rows if all(row[0] in config for config in configs)]
@@ -409,6 +411,10 @@ def _differences(named: dict[str, list[Any]]) -> list[dict[str, Any]]:
                 {"task": task, "names": list(group), "shared": shared, "partial": partial}
             )
     return tables
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _versions(histories: Sequence[Any]) -> list[tuple[str, str]]:

@@ -81,7 +81,7 @@ def test_exploring_is_acting_as_at_the_end_of_the_training(tmp_path):
 def test_an_episode_that_is_too_long_is_cut_and_that_is_said(cliff, tmp_path):
     result = command(cliff.dir, "-o", tmp_path / "short.gif", "--max-steps", 2)
     assert result.exit_code == 0
-    assert "1 cut after 2 steps; --max-steps lets them go on" in result.stdout
+    assert "1 cut after 2 steps; a larger --max-steps lets it go on" in result.stdout
     assert len(frames((tmp_path / "short.gif").read_bytes())) == 3
 
 

@@ -86,7 +86,7 @@ def test_the_end_of_a_run_records_nothing_where_nothing_has_come_since(every_s, 
 
 
 def test_the_longer_a_run_the_longer_between_its_records(tmp_path, monkeypatch):
-    monkeypatch.setattr(scheduler, "OFTEN", 1)  # so the times of records double
+    monkeypatch.setattr(scheduler, "OFTEN", 2)  # so the times of records double
     trained = train("q-learning", tmp_path, {"tracking.every_s": 1e-3})
     run = read(trained.dir)
     seconds = [record["seconds"] for record in run.of("train")][:-1]  # the last is the end's

@@ -44,7 +44,7 @@ class Frames:
         self.names = NAMES
         self.shown = np.zeros((self.capacity, 2, shape[0]), np.int64)
         room = self.capacity + self.capacity // 32 + 2 * count
-        self.frames = np.empty((room, *shape[1:]), observation.dtype)
+        self.frames = np.zeros((room, *shape[1:]), observation.dtype)
 
     def insert(
         self,
@@ -100,7 +100,7 @@ class Frames:
         if needed <= len(self.frames):
             return
         old = self.frames
-        self.frames = np.empty((needed * 5 // 4, *old.shape[1:]), old.dtype)
+        self.frames = np.zeros((needed * 5 // 4, *old.shape[1:]), old.dtype)
         for start in range(self.low, self.total, BLOCK):
             numbers = np.arange(start, min(start + BLOCK, self.total))
             self._write(numbers, old[numbers % len(old)])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlgen.batch import Batch, allocate, spec_of
+from rlgen.batch import Batch
 
 NOT_REPLAYED = ("valid", "truncated")
 
@@ -55,8 +55,11 @@ class Replay:
         """Append rows ``(n, ...)``, oldest first, and credit the updates that they owe."""
         count = len(next(iter(rows.values())))
         if not self.columns:
-            one = {name: column[0] for name, column in rows.items()}
-            self.columns = allocate(spec_of(one, (self.plan.capacity,)))
+            # Zeros, for checkpoints have what is not filled yet too, and memory may hold anything.
+            self.columns = {
+                name: np.zeros((self.plan.capacity, *column.shape[1:]), column.dtype)
+                for name, column in rows.items()
+            }
         kept = min(count, self.plan.capacity)  # of a longer batch only the latest fit
         slots = (self.next + np.arange(count - kept, count)) % self.plan.capacity
         for name, column in self.columns.items():

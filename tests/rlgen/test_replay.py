@@ -45,6 +45,16 @@ def test_wraps_around_like_a_deque(capacity: int) -> None:
         )
 
 
+def test_what_is_not_filled_is_zero_and_not_what_memory_held() -> None:
+    """For checkpoints have it too: files of equal runs are equal, and tell of nothing else."""
+    dirt = [np.full((64, 2), 7.0, np.float32) for _ in range(50)]
+    del dirt
+    replay = Replay(ReplayPlan(64, batch_size=4, learning_starts=1), np.random.default_rng(0))
+    replay.insert(rows(1, 3))
+    assert replay.columns["observation"][:3].any()
+    assert not any(column[3:].any() for column in replay.columns.values())
+
+
 def test_a_sample_keeps_rows_together_and_dtypes() -> None:
     replay = Replay(ReplayPlan(50, batch_size=200, learning_starts=1), np.random.default_rng(1))
     replay.insert(rows(100, 20))

@@ -107,7 +107,7 @@ def _fail(answer: dict[str, Any], message: str, status: int, debug: bool) -> int
     return status
 
 
-def damaged(run: Path, lines: int) -> str:
+def damaged(run: Path | str, lines: int) -> str:
     """What is said of a run whose records are not all whole."""
     what = "damaged line" if lines == 1 else "damaged lines"
     return f"{run}: {lines} {what} of metrics.jsonl left out"

@@ -96,9 +96,13 @@ class History:
     @property
     def status(self) -> str:
         """`RUNNING`, `ENDED`, `INTERRUPTED` (it can go on) or `BROKEN` off (killed, or failed)."""
-        kinds = [r["kind"] for r in self.records if r["kind"] in ("summary", *PROGRESS)]
-        went_on = "summary" in kinds and kinds[-1] != "summary"
-        return status_of(is_running(self.folder), {} if went_on else self.summary)
+        running, summary = is_running(self.folder), self.summary
+        if summary and not running:  # seen from the end: records may be many
+            kinds = (record["kind"] for record in reversed(self.records))
+            late = next((kind for kind in kinds if kind in ("summary", *PROGRESS)), "summary")
+            if late != "summary" and self.of("summary"):  # it went on
+                summary = {}
+        return status_of(running, summary)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The records of one kind: ``train``, ``evaluation``, ``event``, ``workers``."""

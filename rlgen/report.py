@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rlgen.command import AsJson, Debug, check_output, replying, writing
+from rlgen.command import AsJson, Debug, check_output, damaged, replying, writing
 from rlgen.errors import ConfigError, RlgenError
 
 TOGETHER = 8  # experiments in one figure or table
@@ -116,8 +116,7 @@ def _notes(histories: Sequence[Any]) -> list[str]:
     notes = []
     for run in histories:
         if run.skipped:
-            lines = plural("line", run.skipped)
-            notes.append(f"{run.name}: {run.skipped} damaged {lines} of metrics.jsonl left out.")
+            notes.append(f"{damaged(run.name, run.skipped)}.")
         if not run.records:
             notes.append(f"{run.name} has recorded nothing.")
     running = sum(run.status == RUNNING for run in histories)

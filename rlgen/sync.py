@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rlgen.command import AsJson, Debug, replying
+from rlgen.command import AsJson, Debug, damaged, replying
 from rlgen.errors import ConfigError, RlgenError, did_you_mean
 
 SINKS = ("wandb", "tensorboard", "trackio")
@@ -148,7 +148,6 @@ def add_to(app: typer.Typer) -> None:
                     told += f", {synced.files} {plural('file', synced.files)}"
                 print(f"{folder}: {told} in {synced.where}")
                 if synced.skipped:
-                    lines = plural("line", synced.skipped)
-                    warn(f"{folder}: {synced.skipped} damaged {lines} of metrics.jsonl left out")
+                    warn(damaged(folder, synced.skipped))
             if answer["failed"]:
                 raise RlgenError(f"{len(answer['failed'])} of {len(folders)} runs are not synced")
